@@ -1,0 +1,279 @@
+"""What a client computes, and how far one unit of privacy can move it.
+
+A query is a frozen record of numbers, strings and arrays: it travels as data (`encode_query`, `decode_query`), never as
+code. Its blocks carry a bound each; the federation scales them so that one record moves the whole vector by at most 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from privfed.errors import DataError, UsageError
+
+__all__ = [
+    "RELATION",
+    "Block",
+    "FloatArray",
+    "Layout",
+    "Query",
+    "Sensitivity",
+    "Unit",
+    "decode_query",
+    "encode_query",
+    "frozen_array",
+    "query_digest",
+]
+
+FloatArray = npt.NDArray[np.float64]
+Unit = Literal["record", "client"]
+RELATION: Literal["add/remove"] = "add/remove"
+
+MAX_QUERY_BYTES = 256 * 2**20  # a client refuses larger tasks before it parses them
+MAX_DIMENSION = 2**28
+_ARRAY_DTYPES = ("<f8", "<i8")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One named part of a query's vector.
+
+    Args:
+        name: identifier, unique in the query.
+        shape: shape of the block's array; `()` is one number.
+        bound: L2 norm that ONE record's contribution to this block never exceeds, in natural units, > 0.
+        share: relative part of the query's privacy cost (of its mu^2) that this block takes, > 0.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bound: float
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise UsageError(f"block name {self.name!r} is not an identifier")
+        if any(side < 1 for side in self.shape) or self.size > MAX_DIMENSION:
+            raise UsageError(
+                f"block {self.name!r} has shape {self.shape}, expected sides >= 1, size <= {MAX_DIMENSION}"
+            )
+        for what in ("bound", "share"):
+            value = getattr(self, what)
+            if not (math.isfinite(value) and value > 0):
+                raise UsageError(f"block {self.name!r} has {what} {value!r}, expected a finite number above 0")
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How far one unit can move a query's scaled vector: `l2` in the L2 norm, under `relation`, for one `unit`."""
+
+    l2: float
+    unit: Unit
+    relation: Literal["add/remove"] = RELATION
+
+
+class Layout:
+    """The vector of a query: where each block lies and by how much it is scaled.
+
+    Block b is multiplied by `sqrt(share_b / sum of shares) / bound_b`. A record's contribution then has norm
+    `sqrt(sum_b share_b (norm_b / bound_b)^2) <= 1`, whatever the blocks are.
+    """
+
+    def __init__(self, blocks: tuple[Block, ...]) -> None:
+        names = [block.name for block in blocks]
+        if not blocks or len(set(names)) != len(names):
+            raise UsageError(f"a query needs at least one block and distinct names, found {names}")
+        total = math.fsum(block.share for block in blocks)
+        self.blocks = blocks
+        self.scales = {block.name: math.sqrt(block.share / total) / block.bound for block in blocks}
+        self.size = sum(block.size for block in blocks)
+        if self.size > MAX_DIMENSION:
+            raise UsageError(f"the query's vector has {self.size} coordinates, at most {MAX_DIMENSION} are supported")
+
+    def flatten(self, values: Mapping[str, npt.ArrayLike]) -> FloatArray:
+        """Return the scaled vector, float64 of shape `(size,)`, of block arrays in natural units."""
+        if set(values) != set(self.scales):
+            raise UsageError(f"the contribution has blocks {sorted(values)}, expected {sorted(self.scales)}")
+        parts = []
+        for block in self.blocks:
+            array = np.asarray(values[block.name], dtype=np.float64)
+            if array.shape != block.shape:
+                raise UsageError(f"block {block.name!r} has shape {array.shape}, expected {block.shape}")
+            parts.append(array.ravel() * self.scales[block.name])
+        return np.concatenate(parts)
+
+    def unflatten(self, vector: FloatArray) -> dict[str, FloatArray]:
+        """Undo `flatten`: read-only arrays in natural units."""
+        if vector.shape != (self.size,):
+            raise UsageError(f"the vector has shape {vector.shape}, expected {(self.size,)}")
+        values, start = {}, 0
+        for block in self.blocks:
+            part = vector[start : start + block.size].reshape(block.shape) / self.scales[block.name]
+            values[block.name] = frozen_array(part)
+            start += block.size
+        return values
+
+    def noise_std(self, std: float) -> dict[str, float]:
+        """Return the standard deviation per coordinate, in natural units, of noise of `std` on the scaled vector."""
+        return {name: std / scale for name, scale in self.scales.items()}
+
+
+class Query(ABC):
+    """A sum over records that a federation may release.
+
+    Subclasses are frozen dataclasses (`eq=False`) of numbers, strings, tuples and arrays, with a class attribute `kind`
+    that names them on the wire.
+
+    Guarantees that every subclass owes, held by `tests/privfed/query_contract.py`:
+        The contribution of a set of rows is the sum of the contributions of its rows, up to float error.
+        No single row's contribution to a block exceeds the block's bound in the L2 norm, whatever the row holds.
+    """
+
+    kind: ClassVar[str]
+    _registry: ClassVar[dict[str, type[Query]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if inspect.isabstract(cls) or "kind" not in cls.__dict__:
+            return
+        known = Query._registry.setdefault(cls.kind, cls)
+        if known.__qualname__ != cls.__qualname__ or known.__module__ != cls.__module__:
+            raise UsageError(f"query kind {cls.kind!r} is taken by {known.__qualname__}")
+        Query._registry[cls.kind] = cls
+
+    @property
+    @abstractmethod
+    def blocks(self) -> tuple[Block, ...]:
+        """The parts of the vector, each with the bound that one record obeys."""
+
+    @property
+    @abstractmethod
+    def n_features(self) -> int | None:
+        """Number of columns that the rows must have; None accepts any."""
+
+    @abstractmethod
+    def contribution(self, data: FloatArray) -> Mapping[str, npt.ArrayLike]:
+        """Return each block's sum over the rows of `data`, float64 of shape `(rows, features)`, in natural units."""
+
+    @property
+    def layout(self) -> Layout:
+        """The scaled vector that travels."""
+        return Layout(self.blocks)
+
+    def sensitivity(self, unit: Unit, *, records_per_client: float = 1.0) -> Sensitivity:
+        """Return the L2 sensitivity of the scaled vector under add/remove of one `unit`.
+
+        One record moves it by at most 1 (see `Layout`). One client's contribution is weighted down to that of at most
+        `records_per_client` records, and moves it by at most that much.
+        """
+        return Sensitivity(l2=1.0 if unit == "record" else float(records_per_client), unit=unit)
+
+    def checked_contribution(self, data: FloatArray) -> FloatArray:
+        """Return the scaled contribution of `data`, having checked what goes in and what comes out.
+
+        Raises:
+            DataError: the rows do not fit the query, or hold NaN or infinity.
+            UsageError: the query broke its own declared layout.
+        """
+        if data.ndim != 2:
+            raise DataError(f"the data have {data.ndim} dimensions, expected 2: rows and features")
+        if self.n_features is not None and data.shape[1] != self.n_features:
+            raise DataError(
+                f"the data have {data.shape[1]} features, the query {self.kind!r} expects {self.n_features}"
+            )
+        if not np.isfinite(data).all():
+            raise DataError("the data hold NaN or infinity: impute or drop those rows before they join a federation")
+        vector = self.layout.flatten(self.contribution(data))
+        if not np.isfinite(vector).all():
+            raise UsageError(f"the query {self.kind!r} computed NaN or infinity from finite data")
+        return vector
+
+
+def frozen_array(values: npt.ArrayLike) -> FloatArray:
+    """Return a read-only float64 copy of `values`, contiguous: what queries and releases hold."""
+    array = np.array(values, dtype=np.float64, order="C")
+    array.setflags(write=False)
+    return array
+
+
+def encode_query(query: Query) -> bytes:
+    """Return the query as MessagePack: its kind and its fields, arrays as (dtype, shape, bytes)."""
+    fields = {field.name: _to_wire(getattr(query, field.name)) for field in dataclasses.fields(query)}  # type: ignore[arg-type]
+    return msgspec.msgpack.encode({"kind": query.kind, "fields": fields}, order="deterministic")
+
+
+def query_digest(encoded: bytes) -> bytes:
+    """Return the 32-byte digest that binds a round of the protocol to its query."""
+    return hashlib.sha256(b"privfed query v1\x00" + encoded).digest()
+
+
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    kind: str
+    fields: dict[str, Any]
+
+
+def decode_query(data: bytes) -> Query:
+    """Rebuild a query from `encode_query`'s bytes; nothing in them is executed.
+
+    Raises:
+        UsageError: too large, malformed, of unknown kind, or refused by the query's own checks.
+    """
+    if len(data) > MAX_QUERY_BYTES:
+        raise UsageError(f"the query has {len(data)} bytes, at most {MAX_QUERY_BYTES} are read")
+    try:
+        envelope = msgspec.msgpack.decode(data, type=_Envelope)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"the query is malformed: {error}") from None
+    cls = Query._registry.get(envelope.kind)
+    if cls is None:
+        raise UsageError(f"unknown query kind {envelope.kind!r}, expected one of {sorted(Query._registry)}")
+    expected = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if set(envelope.fields) != expected:
+        raise UsageError(f"query {envelope.kind!r} has fields {sorted(envelope.fields)}, expected {sorted(expected)}")
+    try:
+        return cls(**{name: _from_wire(value) for name, value in envelope.fields.items()})
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"query {envelope.kind!r} refuses its fields: {error}") from error
+
+
+def _to_wire(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        array = np.ascontiguousarray(value, dtype="<f8" if value.dtype.kind == "f" else "<i8")
+        return {"dtype": array.dtype.str, "shape": list(array.shape), "data": array.tobytes()}
+    if isinstance(value, tuple):
+        return [_to_wire(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise UsageError(f"a query holds numbers, strings, tuples and arrays, not {type(value).__name__}")
+
+
+def _from_wire(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_from_wire(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    dtype, shape, data = value.get("dtype"), value.get("shape"), value.get("data")
+    if set(value) != {"dtype", "shape", "data"} or dtype not in _ARRAY_DTYPES or not isinstance(data, bytes):
+        raise ValueError("an array is malformed")
+    if not (isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape)):
+        raise ValueError("an array's shape is malformed")
+    if math.prod(shape) * 8 != len(data):
+        raise ValueError(f"an array of shape {shape} has {len(data)} bytes")
+    array = np.frombuffer(data, dtype=dtype).reshape(shape)
+    array.setflags(write=False)
+    return array
