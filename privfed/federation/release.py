@@ -1,0 +1,92 @@
+"""What a learner sees: a `Federation` that it asks, and the `Release` that it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+from privfed.query import FloatArray, Query, Unit
+from privfed_accounting import Budget, Ledger
+
+__all__ = ["Federation", "Protection", "Release"]
+
+Protection = Literal["secure_aggregation", "trusted"]
+
+
+@dataclass(frozen=True)
+class Release:
+    """The noised sum of one query over the clients that survived the round. Everything in it is public.
+
+    Attributes:
+        query: kind of the query.
+        round: number of the release in its federation, from 1.
+        values: block name -> sum in natural units, float64, read-only.
+        noise_std: block name -> standard deviation per coordinate of the noise that `values` carry, in natural units;
+            0.0 where there is none.
+        participants: clients that were asked.
+        survivors: clients whose contribution is in the sum.
+        lost: names of clients that dropped out on the way.
+        private: whether the sum carries noise that a budget was charged for.
+        protection: "secure_aggregation", or "trusted" where the sum was formed in the clear (for experiments).
+        entry: number of the ledger entry.
+        epsilon: view -> epsilon spent so far, this release included, at the budget's delta; empty without a budget.
+        bytes_up: bytes that all clients sent for this round, set-up included when the round opened an epoch.
+    """
+
+    query: str
+    round: int
+    values: Mapping[str, FloatArray]
+    noise_std: Mapping[str, float]
+    participants: int
+    survivors: int
+    lost: tuple[str, ...]
+    private: bool
+    protection: Protection
+    entry: int
+    epsilon: Mapping[str, float] = field(default_factory=dict)
+    bytes_up: int = 0
+
+    def __getitem__(self, block: str) -> FloatArray:
+        """Return the noised sum of `block`."""
+        return self.values[block]
+
+
+@runtime_checkable
+class Federation(Protocol):
+    """What a learner may ask of a group of clients. It never sees a client's vector.
+
+    Attributes:
+        n_clients: clients in the federation.
+        budget: what may be spent; None releases without noise.
+        ledger: where every release is written down before it happens.
+        unit: what the budget protects.
+        records_per_client: unit "client" only: the weight that one client may carry at most, in records.
+        total_mu: square root of the total mu^2 that the budget allows; infinity without a budget.
+        remaining_share: part of the budget's mu^2 that is not spent, from 1.0 down to 0.0.
+    """
+
+    @property
+    def n_clients(self) -> int: ...
+    @property
+    def n_features(self) -> int: ...
+    @property
+    def budget(self) -> Budget | None: ...
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def unit(self) -> Unit: ...
+    @property
+    def records_per_client(self) -> float: ...
+    @property
+    def total_mu(self) -> float: ...
+    @property
+    def remaining_share(self) -> float: ...
+
+    def release(self, query: Query, *, share: float | None = None, purpose: str = "", rounds: int = 1) -> Release:
+        """Return the noised sum of `query`; see `FederationBase.release`."""
+        ...
+
+    def noise_std(self, query: Query, share: float) -> Mapping[str, float]:
+        """Return what a release would carry at the fewest survivors the plan allows; costs nothing."""
+        ...

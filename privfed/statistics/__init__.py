@@ -1,0 +1,1 @@
+"""Queries: what a client computes from its rows, each with bounds that hold for any row."""

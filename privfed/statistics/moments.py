@@ -1,0 +1,177 @@
+"""Sums, counts and second moments: the statistics that most pipelines start from.
+
+Rows are clipped before anything is summed, so the bounds hold for any row whatever it holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from privfed.errors import UsageError
+from privfed.federation.release import Release
+from privfed.mechanism.sensitivity import chunked_sum
+from privfed.query import Block, FloatArray, Query, frozen_array
+
+__all__ = ["Count", "Moments", "VectorSum", "clip_rows", "moments_of", "svec", "unsvec"]
+
+
+def clip_rows(rows: FloatArray, radius: float) -> FloatArray:
+    """Scale every row of `rows`, shape `(n, d)`, down to an L2 norm of at most `radius`.
+
+    A row is divided by its largest entry before it is squared: large rows do not overflow, tiny ones do not vanish.
+    """
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    unit = rows / np.where(largest > 0, largest, 1.0)
+    norms = largest * np.sqrt(np.einsum("ij,ij->i", unit, unit))[:, None]
+    return np.asarray(rows * (radius / np.maximum(norms, radius)))
+
+
+def svec(matrices: FloatArray) -> FloatArray:
+    """Stack the upper triangle of symmetric `matrices`, shape `(..., d, d)`, off-diagonals times sqrt 2.
+
+    The L2 norm of the result, shape `(..., d (d + 1) / 2)`, is the Frobenius norm of the matrix.
+    """
+    rows, columns = np.triu_indices(matrices.shape[-1])
+    weights = np.where(rows == columns, 1.0, math.sqrt(2.0))
+    return np.asarray(matrices[..., rows, columns] * weights)
+
+
+def unsvec(vectors: FloatArray, d: int) -> FloatArray:
+    """Undo `svec`: symmetric matrices of shape `(..., d, d)`."""
+    rows, columns = np.triu_indices(d)
+    values = vectors / np.where(rows == columns, 1.0, math.sqrt(2.0))
+    matrices = np.zeros((*vectors.shape[:-1], d, d))
+    matrices[..., rows, columns] = values
+    matrices[..., columns, rows] = values
+    return matrices
+
+
+@dataclass(frozen=True, eq=False)
+class Count(Query):
+    """How many records there are: one block, `count`, of bound 1."""
+
+    kind: ClassVar[str] = "count"
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """One number."""
+        return (Block("count", (), 1.0),)
+
+    @property
+    def n_features(self) -> None:
+        """Any."""
+        return
+
+    def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
+        """Return the number of rows."""
+        return {"count": np.array(float(len(data)))}
+
+
+@dataclass(frozen=True, eq=False)
+class VectorSum(Query):
+    """The sum of rows clipped to an L2 norm of `clip`: block `sum` of shape `(dimension,)`.
+
+    Args:
+        dimension: number of columns, >= 1.
+        clip: L2 bound of a row, in the units of the data, > 0.
+    """
+
+    kind: ClassVar[str] = "vector_sum"
+    dimension: int
+    clip: float
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The clipped sum."""
+        return (Block("sum", (self.dimension,), self.clip),)
+
+    @property
+    def n_features(self) -> int:
+        """The dimension of the rows."""
+        return self.dimension
+
+    def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
+        """Return the sum of the clipped rows."""
+        return chunked_sum(lambda rows: {"sum": clip_rows(rows, self.clip).sum(axis=0)}, data)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments(Query):
+    """Count, sum and second moments of rows about a public centre: blocks `count`, `sum` and `second`.
+
+    A row x counts as z = clip(x - center, radius). `sum` is the sum of z, `second` the sum of svec(z z').
+
+    Args:
+        center: public reference point, float64 of shape `(d,)`.
+        radius: L2 radius about it to which rows are clipped, in the units of the data, > 0.
+
+    Guarantees:
+        A record's contribution has norms of at most 1, `radius` and `radius**2`; the last two are attained.
+    """
+
+    kind: ClassVar[str] = "moments"
+    center: FloatArray
+    radius: float
+    second: bool = field(default=True)
+
+    def __post_init__(self) -> None:
+        center = frozen_array(self.center)
+        if center.ndim != 1 or center.size < 1 or not np.isfinite(center).all():
+            raise UsageError(f"center has shape {center.shape}, expected a finite vector (d,)")
+        if not (math.isfinite(self.radius) and self.radius > 0):
+            raise UsageError(f"radius is {self.radius!r}, expected a finite number above 0")
+        object.__setattr__(self, "center", center)
+
+    @classmethod
+    def in_box(cls, low: FloatArray, high: FloatArray) -> Moments:
+        """Return the query whose ball just holds the box from `low` to `high`, both of shape `(d,)`."""
+        low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+        if low.shape != high.shape or not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+            raise UsageError("bounds must be two finite vectors of one length with low < high in every feature")
+        return cls(center=(low + high) / 2, radius=float(np.linalg.norm(high - low)) / 2)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Shares go as the square root of each block's total squared noise: d + d (d + 1) / 2 coordinates are not equal."""
+        d = self.center.size
+        blocks = (Block("count", (), 1.0, 1.0), Block("sum", (d,), self.radius, math.sqrt(d)))
+        if not self.second:
+            return blocks
+        size = d * (d + 1) // 2
+        return (*blocks, Block("second", (size,), self.radius**2, math.sqrt(size)))
+
+    @property
+    def n_features(self) -> int:
+        """The length of `center`."""
+        return int(self.center.size)
+
+    def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
+        """Return the three sums."""
+
+        def chunk(rows: FloatArray) -> dict[str, FloatArray]:
+            z = clip_rows(rows - self.center, self.radius)
+            sums = {"count": np.array(float(len(z))), "sum": z.sum(axis=0)}
+            return sums | {"second": svec(z.T @ z)} if self.second else sums
+
+        return chunked_sum(chunk, data)
+
+
+def moments_of(query: Moments, release: Release) -> tuple[float, FloatArray, FloatArray]:
+    """Return count, mean `(d,)` and covariance `(d, d)` of a released `Moments` query: post-processing, no further cost.
+
+    The count is at least 1; the covariance is symmetric and its eigenvalues are at least the noise of one of them,
+    never below 1e-12 of the largest, so that it can be factored however noisy the release is.
+    """
+    d = query.center.size
+    count = max(float(release["count"]), 1.0)
+    shift = release["sum"] / count
+    covariance = unsvec(release["second"], d) / count - np.outer(shift, shift)
+    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    floor = max(release.noise_std["second"] / count, 1e-12 * max(values[-1], 1e-300))
+    covariance = (vectors * np.maximum(values, floor)) @ vectors.T
+    return count, query.center + shift, (covariance + covariance.T) / 2
