@@ -1,0 +1,7 @@
+"""Federated Gaussian mixtures: exact from sums, and under differential privacy."""
+
+from privfed.learners.mixture.estimator import GaussianMixture
+from privfed.learners.mixture.reports import RoundReport
+from privfed.statistics.mixture_model import MixtureModel
+
+__all__ = ["GaussianMixture", "MixtureModel", "RoundReport"]

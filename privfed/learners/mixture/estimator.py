@@ -1,0 +1,333 @@
+"""`privfed.GaussianMixture`: scikit-learn's mixture over rows at hand, or over a federation that shows none."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from privfed.errors import UsageError
+from privfed.federation.release import Federation, Release
+from privfed.learners.base import ConvergenceWarning, Estimator, check_random_state, recognised
+from privfed.learners.mixture.em import EMResult, fit_rows, model_from_responsibilities
+from privfed.learners.mixture.initialise import InitParams, initial_responsibilities
+from privfed.learners.mixture.parameters import Start, check_parameters, check_start
+from privfed.learners.mixture.reports import RoundReport
+from privfed.learners.validation import as_rows, check_feature_names, feature_names
+from privfed.query import FloatArray
+from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel, log_sum_exp, n_parameters
+
+__all__ = ["GaussianMixture"]
+
+IntArray = npt.NDArray[np.int64]
+
+
+class GaussianMixture(Estimator):
+    """A Gaussian mixture, fitted by EM to one array or to a federation of clients.
+
+    On one array it is `sklearn.mixture.GaussianMixture`: same parameters, same fit from the same start or seed. On a
+    federation each EM step is one protected sum: without a budget the fit equals EM on all rows; with one it follows a
+    differentially private recipe (`privfed.learners.mixture.recipe`).
+
+    Args:
+        n_components: K, >= 1.
+        covariance_type: "full" (one matrix each), "tied" (one for all), "diag" or "spherical".
+        tol: EM stops when the mean log-likelihood per row changes by less, nats.
+        reg_covar: added to the diagonal of every covariance, >= 0.
+        max_iter: most EM steps.
+        n_init: number of starts on one array; the one with the greatest likelihood is kept.
+        init_params: "kmeans", "k-means++", "random" or "random_from_data": how rows at hand are used for a start.
+        weights_init: starting weights, shape (K,), or None.
+        means_init: starting means, shape (K, d), or None.
+        precisions_init: starting inverse covariances, shape by type, or None.
+        random_state: None, an int, a `RandomState` or a `Generator`: every random choice that protects nobody. Noise
+            for privacy always comes from the operating system.
+        warm_start: go on from the last fit.
+        verbose: 0 is silent, 1 prints steps, 2 prints likelihoods and times, to standard output.
+        verbose_interval: steps between prints.
+        bounds: federation under a budget: public `(low, high)`, numbers or one per feature, that rows are clipped to.
+            Bounds looked up in the data would leak them.
+        rounds: federation: most rounds of the main stage; None is the recipe's (16 under a budget, else `max_iter`).
+        share: federation under a budget: part of the whole budget (of its mu^2) to spend; None spends what remains.
+        callback: called with a `RoundReport` after every round or EM step.
+
+    Attributes:
+        weights_: shape (K,).
+        means_: shape (K, d).
+        covariances_: shape by type: full (K, d, d), tied (d, d), diag (K, d), spherical (K,).
+        precisions_: inverse covariances, same shape.
+        precisions_cholesky_: upper-triangular factors P with precision = P P', same shape.
+        converged_: whether EM's last change was below `tol`.
+        n_iter_: EM steps of the best start.
+        lower_bound_: mean log-likelihood per row at the last step.
+        lower_bounds_: the same at each step.
+        n_features_in_: d.
+        feature_names_in_: column names, when fitted to a frame whose names are all strings.
+        releases_: federation: every `Release` of the fit, in order.
+        epsilon_: federation under a budget: view -> epsilon spent so far at the budget's delta; empty otherwise.
+
+    >>> import numpy as np
+    >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> mixture = GaussianMixture(n_components=2, random_state=0).fit(X)
+    >>> sorted(float(round(x, 6)) for x in mixture.means_[:, 0])
+    [1.0, 10.0]
+    """
+
+    weights_: FloatArray
+    means_: FloatArray
+    covariances_: FloatArray
+    precisions_: FloatArray
+    precisions_cholesky_: FloatArray
+    converged_: bool
+    n_iter_: int
+    lower_bound_: float
+    lower_bounds_: list[float]
+    n_features_in_: int
+    feature_names_in_: npt.NDArray[np.object_]
+    releases_: tuple[Release, ...]
+    epsilon_: dict[str, float]
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: CovarianceType = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: InitParams = "kmeans",
+        weights_init: npt.ArrayLike | None = None,
+        means_init: npt.ArrayLike | None = None,
+        precisions_init: npt.ArrayLike | None = None,
+        random_state: int | Generator | None = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        bounds: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        rounds: int | None = None,
+        share: float | None = None,
+        callback: Callable[[RoundReport], object] | None = None,
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.bounds = bounds
+        self.rounds = rounds
+        self.share = share
+        self.callback = callback
+
+    # --- fitting -----------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: object = None) -> Self:
+        """Fit the mixture to rows of shape (n, d), or to a `Federation`.
+
+        Args:
+            X: array-like or frame of shape (n, d) with n >= K; or anything with `release`, such as `LocalFederation`.
+            y: ignored, present for scikit-learn's pipelines.
+
+        Raises:
+            UsageError: a parameter or the rows cannot be used; the message names the remedy.
+        """
+        if isinstance(X, Federation):
+            check_parameters(self.get_params(), estimator=type(self).__name__)
+            self._fit_federation(X)
+        else:
+            self._fit_rows(X)
+        return self
+
+    def fit_predict(self, X: Any, y: object = None) -> IntArray:
+        """Fit the mixture to rows and return each row's most probable component, shape (n,)."""
+        if isinstance(X, Federation):
+            raise UsageError(
+                "fit_predict needs rows, but a federation shows none: call fit(federation), then predict at each client"
+            )
+        return np.asarray(self._fit_rows(X).weighted_log_densities(as_rows(X, estimator=type(self).__name__)).argmax(axis=1))
+
+    def _fit_rows(self, X: Any) -> MixtureModel:
+        name = type(self).__name__
+        check_parameters(self.get_params(), estimator=name)
+        rows, names = as_rows(X, estimator=name, min_samples=2), feature_names(X)
+        if len(rows) < self.n_components:
+            raise UsageError(
+                f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = "
+                f"{len(rows)}. Lower n_components or bring more rows."
+            )
+        start = self._checked_start(rows.shape[1])
+        warm = self._warm_model(rows.shape[1])
+        random = check_random_state(self.random_state)
+        best: EMResult | None = None
+        for init in range(1 if warm is not None else self.n_init):
+            self._print(1, f"Initialization {init}")
+            model = warm if warm is not None else self._start_from_rows(rows, start, random)
+            result = self._run(model, rows, -math.inf if warm is None else self.lower_bound_)
+            if best is None or (result.lower_bounds and result.lower_bounds[-1] > best.lower_bounds[-1]):
+                best = result
+        if best is None:  # pragma: no cover  # n_init >= 1 was checked
+            raise UsageError("n_init must be at least 1")
+        if not best.converged and self.max_iter > 0:
+            warnings.warn(
+                "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
+                "tol, or check for degenerate data.",
+                recognised(ConvergenceWarning),
+                stacklevel=3,
+            )
+        self._store(best.model, names)
+        self.converged_ = best.converged
+        self.n_iter_ = len(best.lower_bounds)
+        self.lower_bound_ = best.lower_bounds[-1] if best.lower_bounds else -math.inf
+        self.lower_bounds_ = list(best.lower_bounds)
+        return best.model
+
+    def _run(self, model: MixtureModel, rows: FloatArray, lower_bound: float) -> EMResult:
+        if self.max_iter == 0:
+            return EMResult(model, (), False)
+
+        def after(step: int, bound: float, change: float) -> None:
+            if step % self.verbose_interval == 0:
+                self._print(1, f"  Iteration {step}" + (f"\t ll change {change:.5f}" if self.verbose >= 2 else ""))
+            if self.callback is not None:
+                self.callback(RoundReport("em", step, self.max_iter, None, bound))
+
+        return fit_rows(
+            model,
+            rows,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            reg_covar=self.reg_covar,
+            lower_bound=lower_bound,
+            after=after,
+        )
+
+    def _start_from_rows(self, rows: FloatArray, start: Start, random: Generator) -> MixtureModel:
+        if start.weights is not None and start.means is not None and start.precisions is not None:
+            return MixtureModel.from_precisions(start.weights, start.means, start.precisions, self.covariance_type)
+        responsibilities = initial_responsibilities(rows, self.n_components, self.init_params, random)
+        model = model_from_responsibilities(rows, responsibilities, self.covariance_type, reg_covar=self.reg_covar)
+        weights = start.weights
+        if weights is None:
+            weights = model.weights * (responsibilities.sum() / len(rows))  # as scikit-learn: not renormalised
+        means = model.means if start.means is None else start.means
+        if start.precisions is not None:
+            return MixtureModel.from_precisions(weights, means, start.precisions, self.covariance_type)
+        return MixtureModel.from_covariances(weights, means, model.covariances, self.covariance_type)
+
+    def _warm_model(self, n_features: int) -> MixtureModel | None:
+        """Return the fitted model to go on from, when `warm_start` asks for it and it fits."""
+        if not (self.warm_start and hasattr(self, "converged_")):
+            return None
+        if self.means_.shape != (self.n_components, n_features):
+            raise UsageError(
+                f"warm_start has a model of shape {self.means_.shape}, but {(self.n_components, n_features)} is asked "
+                "for: set warm_start=False for a new start"
+            )
+        return self._model()
+
+    def _checked_start(self, n_features: int) -> Start:
+        return check_start(
+            self.weights_init,
+            self.means_init,
+            self.precisions_init,
+            n_components=self.n_components,
+            n_features=n_features,
+            covariance_type=self.covariance_type,
+        )
+
+    def _fit_federation(self, federation: Federation) -> None:
+        raise NotImplementedError
+
+    def _store(self, model: MixtureModel, names: npt.NDArray[np.object_] | None) -> None:
+        self.weights_ = np.array(model.weights)
+        self.means_ = np.array(model.means)
+        self.covariances_ = np.array(model.covariances)
+        self.precisions_cholesky_ = np.array(model.precisions_cholesky)
+        self.precisions_ = np.array(model.precisions)
+        self.n_features_in_ = model.n_features
+        if names is not None:
+            self.feature_names_in_ = names
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+    def _print(self, level: int, line: str) -> None:
+        if self.verbose >= level:
+            sys.stdout.write(line + "\n")
+
+    # --- using the model ---------------------------------------------------------------------------------------------
+
+    def _model(self) -> MixtureModel:
+        self._check_is_fitted()
+        return MixtureModel(
+            self.weights_, self.means_, self.covariances_, self.precisions_cholesky_, self.covariance_type
+        )
+
+    def _rows(self, X: Any) -> FloatArray:
+        self._check_is_fitted()
+        name = type(self).__name__
+        check_feature_names(X, getattr(self, "feature_names_in_", None), estimator=name)
+        rows = as_rows(X, estimator=name)
+        if rows.shape[1] != self.n_features_in_:
+            raise UsageError(
+                f"X has {rows.shape[1]} features, but {name} is expecting {self.n_features_in_} features as input."
+            )
+        return rows
+
+    def predict(self, X: Any) -> IntArray:
+        """Return each row's most probable component, shape (n,)."""
+        rows = self._rows(X)
+        return np.asarray(self._model().weighted_log_densities(rows).argmax(axis=1))
+
+    def predict_proba(self, X: Any) -> FloatArray:
+        """Return the components' posterior probabilities, shape (n, K)."""
+        rows = self._rows(X)
+        return self._model().responsibilities(rows)
+
+    def score_samples(self, X: Any) -> FloatArray:
+        """Return each row's log-likelihood in nats, shape (n,)."""
+        rows = self._rows(X)
+        return log_sum_exp(self._model().weighted_log_densities(rows))
+
+    def score(self, X: Any, y: object = None) -> float:
+        """Return the mean log-likelihood per row in nats."""
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples: int = 1) -> tuple[FloatArray, IntArray]:
+        """Draw rows from the fitted mixture.
+
+        Returns:
+            rows of shape (n_samples, d), grouped by component, and their components of shape (n_samples,).
+        """
+        model = self._model()
+        if n_samples < 1:
+            raise UsageError(
+                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample."
+            )
+        return model.sample(n_samples, check_random_state(self.random_state))
+
+    def bic(self, X: Any) -> float:
+        """Return the Bayesian information criterion on the rows of `X`; lower is better."""
+        scores = self.score_samples(X)
+        return -2.0 * float(scores.sum()) + self._n_parameters() * math.log(len(scores))
+
+    def aic(self, X: Any) -> float:
+        """Return the Akaike information criterion on the rows of `X`; lower is better."""
+        return -2.0 * float(self.score_samples(X).sum()) + 2.0 * self._n_parameters()
+
+    def _n_parameters(self) -> int:
+        return n_parameters(self.covariance_type, *self.means_.shape)

@@ -1,0 +1,141 @@
+"""The table of what each parameter of `GaussianMixture` may be, and the checks of given starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from privfed.errors import UsageError
+from privfed.learners.base import check_random_state
+from privfed.learners.mixture.initialise import INIT_PARAMS
+from privfed.query import FloatArray
+from privfed.statistics.mixture_model import COVARIANCE_TYPES, CovarianceType, covariance_shape
+
+__all__ = ["Start", "check_bounds", "check_parameters", "check_start"]
+
+
+def _integer(value: object, low: int) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool | np.bool_) and value >= low
+
+
+def _real(value: object, low: float) -> bool:
+    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool | np.bool_)
+    return real and float(value) >= low  # type: ignore[arg-type]  # narrowed by `real`
+
+
+def _share(value: object) -> bool:
+    return value is None or (_real(value, 0.0) and 0.0 < float(value) <= 1.0)  # type: ignore[arg-type]  # a real
+
+
+CONSTRAINTS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "n_components": (lambda v: _integer(v, 1), "an int in the range [1, inf)"),
+    "covariance_type": (lambda v: isinstance(v, str) and v in COVARIANCE_TYPES, f"a str among {set(COVARIANCE_TYPES)}"),
+    "tol": (lambda v: _real(v, 0.0), "a float in the range [0.0, inf)"),
+    "reg_covar": (lambda v: _real(v, 0.0) and math.isfinite(v), "a float in the range [0.0, inf)"),
+    "max_iter": (lambda v: _integer(v, 0), "an int in the range [0, inf)"),
+    "n_init": (lambda v: _integer(v, 1), "an int in the range [1, inf)"),
+    "init_params": (lambda v: isinstance(v, str) and v in INIT_PARAMS, f"a str among {set(INIT_PARAMS)}"),
+    "warm_start": (lambda v: isinstance(v, bool | np.bool_), "an instance of 'bool'"),
+    "verbose": (lambda v: isinstance(v, bool | np.bool_) or _integer(v, 0), "an int in the range [0, inf) or a bool"),
+    "verbose_interval": (lambda v: _integer(v, 1), "an int in the range [1, inf)"),
+    "rounds": (lambda v: v is None or _integer(v, 1), "an int in the range [1, inf) or None"),
+    "share": (_share, "a float in the range (0.0, 1.0] or None"),
+    "callback": (lambda v: v is None or callable(v), "a callable or None"),
+}
+
+
+def check_parameters(params: Mapping[str, Any], *, estimator: str) -> None:
+    """Check every parameter against the table.
+
+    Raises:
+        UsageError: names the parameter, what it must be and what was found.
+    """
+    for name, (accepts, description) in CONSTRAINTS.items():
+        value = params[name]
+        if not accepts(value):
+            raise UsageError(
+                f"The {name!r} parameter of {estimator} must be {description}. Got {value!r} instead."
+            )
+    check_random_state(params["random_state"])
+
+
+class Start:
+    """Given starting values, checked: `weights`, `means` and `precisions`, each None when not given."""
+
+    def __init__(self, weights: FloatArray | None, means: FloatArray | None, precisions: FloatArray | None) -> None:
+        self.weights = weights
+        self.means = means
+        self.precisions = precisions
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to initialise."""
+        return self.weights is not None and self.means is not None and self.precisions is not None
+
+
+def check_start(
+    weights: npt.ArrayLike | None,
+    means: npt.ArrayLike | None,
+    precisions: npt.ArrayLike | None,
+    *,
+    n_components: int,
+    n_features: int,
+    covariance_type: CovarianceType,
+) -> Start:
+    """Check weights_init (K,), means_init (K, d) and precisions_init (shape by type), each optional."""
+    K, d = n_components, n_features
+    checked_weights = None if weights is None else _shaped(weights, (K,), "weights")
+    if checked_weights is not None:
+        if (checked_weights < 0).any() or (checked_weights > 1).any():
+            raise UsageError(
+                "The parameter 'weights' should be in the range [0, 1], but got max value "
+                f"{checked_weights.max():.5f}, min value {checked_weights.min():.5f}"
+            )
+        if abs(1.0 - checked_weights.sum()) > 1e-8:
+            raise UsageError(
+                f"The parameter 'weights' should be normalized, but got sum(weights) = {checked_weights.sum():.5f}"
+            )
+    checked_means = None if means is None else _shaped(means, (K, d), "means")
+    if precisions is None:
+        return Start(checked_weights, checked_means, None)
+    array = _shaped(precisions, covariance_shape(covariance_type, K, d), f"{covariance_type} precision")
+    if covariance_type in ("full", "tied"):
+        symmetric = np.allclose(array, np.swapaxes(array, -1, -2))
+        if not symmetric or (np.linalg.eigvalsh(array) <= 0).any():
+            raise UsageError(f"'{covariance_type} precision' should be symmetric, positive-definite")
+    elif (array <= 0).any():
+        raise UsageError(f"'{covariance_type} precision' should be positive")
+    return Start(checked_weights, checked_means, array)
+
+
+def _shaped(values: npt.ArrayLike, shape: tuple[int, ...], name: str) -> FloatArray:
+    array = np.array(values, dtype=np.float64)
+    if array.shape != shape:
+        raise UsageError(f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}")
+    if not np.isfinite(array).all():
+        raise UsageError(f"The parameter '{name}' contains NaN or infinity.")
+    return array
+
+
+def check_bounds(bounds: object, n_features: int) -> tuple[FloatArray, FloatArray]:
+    """Return public bounds as two vectors of shape (d,).
+
+    Args:
+        bounds: `(low, high)`, each a number for all features or one per feature, in the units of the data.
+        n_features: d.
+    """
+    if not isinstance(bounds, tuple | list | np.ndarray) or len(bounds) != 2:
+        raise UsageError(f"bounds is {bounds!r}, expected a pair (low, high) of numbers or of vectors of {n_features}")
+    try:
+        low, high = (np.array(np.broadcast_to(np.asarray(side, dtype=np.float64), (n_features,))) for side in bounds)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"bounds must be (low, high), each one number or one per feature ({n_features}); found {bounds!r}"
+        ) from None
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        raise UsageError("bounds must be finite with low < high in every feature; drop features that are constant")
+    return low, high

@@ -1,0 +1,95 @@
+"""Checks of what users hand in: rows and features, with scikit-learn's wording where it has one."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from privfed.errors import UsageError
+from privfed.query import FloatArray
+
+__all__ = ["as_rows", "check_feature_names", "feature_names"]
+
+
+def as_rows(X: Any, *, estimator: str, min_samples: int = 1) -> FloatArray:
+    """Return `X` as finite float64 rows of shape (n, d), C order; the caller's array is not changed.
+
+    Args:
+        X: array-like or frame with two dimensions and numeric entries.
+        estimator: name for messages.
+        min_samples: fewest rows.
+
+    Raises:
+        UsageError: not two-dimensional, not real numbers, NaN or infinite, too few rows, no features.
+    """
+    if hasattr(X, "toarray") and hasattr(X, "nnz"):
+        raise UsageError(
+            f"Sparse data was passed for X, but {estimator} needs dense data. Use '.toarray()' to convert to a dense "
+            "numpy array."
+        )
+    raw = np.asarray(X)
+    if raw.dtype.kind == "c":
+        raise UsageError("Complex data not supported: pass real and imaginary parts as features.")
+    try:
+        rows = np.ascontiguousarray(raw, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"X must hold numbers, found dtype {raw.dtype} ({error}). Encode text before fitting.") from None
+    if raw.ndim != 2:
+        raise UsageError(
+            f"Expected 2D array, got {'scalar' if raw.ndim == 0 else f'{raw.ndim}D'} array instead. Reshape your data "
+            "either using array.reshape(-1, 1) if your data has a single feature or array.reshape(1, -1) if it "
+            "contains a single sample."
+        )
+    if rows.shape[0] < min_samples:
+        raise UsageError(
+            f"Found array with {rows.shape[0]} sample(s) (shape={rows.shape}) while a minimum of {min_samples} is "
+            f"required by {estimator}."
+        )
+    if rows.shape[1] < 1:
+        raise UsageError(
+            f"Found array with 0 feature(s) (shape={rows.shape}) while a minimum of 1 is required by {estimator}."
+        )
+    if not np.isfinite(rows).all():
+        what = "NaN" if np.isnan(rows).any() else "infinity or a value too large for dtype('float64')"
+        raise UsageError(
+            f"Input X contains {what}. {estimator} does not accept missing or infinite values: drop those rows, or "
+            "impute them before fitting."
+        )
+    return rows
+
+
+def feature_names(X: Any) -> npt.NDArray[np.object_] | None:
+    """Return the column names of a frame if all are strings, else None."""
+    columns = getattr(X, "columns", None)
+    if columns is None:
+        return None
+    names = np.asarray(list(columns), dtype=object)
+    if names.size and all(isinstance(name, str) for name in names):
+        return names
+    if any(isinstance(name, str) for name in names):
+        raise UsageError("Feature names are only supported if all of them are strings; rename the columns.")
+    return None
+
+
+def check_feature_names(X: Any, fitted: npt.NDArray[np.object_] | None, *, estimator: str) -> None:
+    """Compare the names of `X` with those seen in fit: an error when they differ, a warning when one side has none."""
+    names = feature_names(X)
+    if names is None and fitted is None:
+        return
+    if fitted is None:
+        warnings.warn(f"X has feature names, but {estimator} was fitted without feature names", UserWarning, stacklevel=4)
+    elif names is None:
+        warnings.warn(
+            f"X does not have valid feature names, but {estimator} was fitted with feature names", UserWarning, stacklevel=4
+        )
+    elif len(names) != len(fitted) or (names != fitted).any():
+        unseen, missing = sorted(set(names) - set(fitted)), sorted(set(fitted) - set(names))
+        detail = f" Unseen at fit time: {unseen}." if unseen else ""
+        detail += f" Missing now: {missing}." if missing else ""
+        raise UsageError(
+            "The feature names should match those that were passed during fit."
+            + (detail or " They are in another order.")
+        )

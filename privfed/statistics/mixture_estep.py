@@ -1,0 +1,222 @@
+"""The E-step of a Gaussian mixture as one sum over rows: what each client computes, alone, from public parameters.
+
+With responsibilities g_k(x), the sums of g_k, g_k (x - r) and g_k (x - r)(x - r)' about a public reference r give exactly
+the pooled M-step, however the rows are spread over clients (Dempster, Laird and Rubin 1977 apply to the sum).
+
+Layout: features run along rows. With phi(x) = [1, x, x_i x_j (i <= j)] the log-densities of a chunk of rows are one matrix
+product `W phi`, and the statistics one more, `responsibilities phi'`; nothing of size n x K x d is ever formed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from privfed.errors import UsageError
+from privfed.query import FloatArray
+from privfed.statistics.mixture_model import LOG_2PI, CovarianceType, MixtureModel
+from privfed.statistics.moments import svec, unsvec
+
+__all__ = ["MixtureSums", "choose_reference", "client_statistics", "second_shape"]
+
+# Above this the expanded square x'Lx - 2x'Lm + m'Lm cancels to fewer than eight digits: whiten row by row instead.
+MAX_CONDITION: Final = 1e8
+CACHE_VALUES: Final = 2**16  # float64 values of phi in one chunk: half a megabyte, an L2 cache
+
+
+def second_shape(covariance_type: CovarianceType, n_components: int, n_features: int) -> tuple[int, ...]:
+    """Return the shape of the second-order block: svec per component, one svec, one vector or one number each."""
+    symmetric = n_features * (n_features + 1) // 2
+    return {
+        "full": (n_components, symmetric),
+        "tied": (symmetric,),
+        "diag": (n_components, n_features),
+        "spherical": (n_components,),
+    }[covariance_type]
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureSums:
+    """Sufficient statistics of one E-step: they add up over rows, chunks and clients in any order.
+
+    Attributes:
+        counts: sums of responsibilities, shape (K,).
+        first: sums of g (x - r), shape (K, d).
+        second: sums of g (x - r)(x - r)'; full (K, d(d+1)/2) and tied (d(d+1)/2,) as `svec`, diag (K, d), and spherical
+            (K,): sums of g |x - r|^2.
+        log_likelihood: sum of the rows' log-likelihoods under the model of the E-step, nats.
+        n_rows: number of rows.
+        reference: r, shape (d,) for all components, or (K, d).
+        covariance_type: decides the shape of `second`.
+    """
+
+    counts: FloatArray
+    first: FloatArray
+    second: FloatArray
+    log_likelihood: float
+    n_rows: float
+    reference: FloatArray
+    covariance_type: CovarianceType
+
+    def __add__(self, other: MixtureSums) -> MixtureSums:
+        if self.covariance_type != other.covariance_type or not np.array_equal(self.reference, other.reference):
+            raise UsageError("statistics of different types or about different references do not add up")
+        return MixtureSums(
+            self.counts + other.counts,
+            self.first + other.first,
+            self.second + other.second,
+            self.log_likelihood + other.log_likelihood,
+            self.n_rows + other.n_rows,
+            self.reference,
+            self.covariance_type,
+        )
+
+
+def choose_reference(model: MixtureModel, centre: FloatArray) -> FloatArray:
+    """Return `centre`, shape (d,), while sums about it keep eight digits of every covariance; else the model's means."""
+    precisions = model.precisions
+    shift = model.means - centre
+    if model.covariance_type in ("full", "tied"):
+        rows = np.einsum("kd,...de->...ke", shift, precisions) if precisions.ndim == 2 else np.einsum("kd,kde->ke", shift, precisions)
+        size = np.einsum("kd,kd->k", rows, shift)
+    else:
+        size = (shift**2 * (precisions if precisions.ndim == 2 else precisions[:, None])).sum(axis=1)
+    return centre if float(size.max()) <= MAX_CONDITION else model.means
+
+
+def client_statistics(model: MixtureModel, X: FloatArray, *, reference: FloatArray | None = None) -> MixtureSums:
+    """Return the sufficient statistics of the rows of `X` under `model`: the E-step, pure.
+
+    Args:
+        model: the current mixture, public.
+        X: rows, float64, shape (n, d), finite; n may be 0.
+        reference: public point about which sums are taken, shape (d,); or (K, d), slower, for components that lie so
+            far apart for their width that squares would cancel (see `choose_reference`). Default: the origin.
+    """
+    K, d = model.means.shape
+    reference = np.zeros(d) if reference is None else np.asarray(reference, dtype=np.float64)
+    if X.ndim != 2 or X.shape[1] != d:
+        raise UsageError(f"the rows have shape {X.shape}, the model expects (n, {d})")
+    if reference.shape not in ((d,), (K, d)):
+        raise UsageError(f"reference has shape {reference.shape}, expected ({d},) or ({K}, {d})")
+    if reference.ndim == 2:
+        return _about_means(model, X, reference)
+    return _about_point(model, X, reference)
+
+
+def _about_point(model: MixtureModel, X: FloatArray, point: FloatArray) -> MixtureSums:
+    """Statistics about one point, as two matrix products a chunk."""
+    K, d = model.means.shape
+    kind = model.covariance_type
+    W = _design(model.shifted(-point))
+    n_quadratic = {"full": d * (d + 1) // 2, "tied": 0, "diag": d, "spherical": 1}[kind]
+    size = 1 + d + n_quadratic
+    m = int(min(max(CACHE_VALUES // size, 64), 4096, max(len(X), 1)))
+    phi = np.empty((size, m))
+    sums, pooled, log_likelihood = np.zeros((K, size)), np.zeros((d, d)), 0.0
+    for start in range(0, len(X), m):
+        rows = X[start : start + m]
+        block = phi[:, : len(rows)] if len(rows) == m else np.empty((size, len(rows)))
+        _features(rows, point, block, kind)
+        logits = W @ block
+        top = logits.max(axis=0)
+        logits -= top
+        np.exp(logits, out=logits)
+        total = logits.sum(axis=0)
+        logits /= total
+        log_likelihood += float(top.sum() + np.log(total).sum())
+        sums += logits @ block.T
+        if kind == "tied":  # the square is the same under all components: kept out of the logits, added here
+            x = block[1:]
+            y = model.precisions_cholesky.T @ x
+            log_likelihood -= 0.5 * float(np.vdot(y, y))
+            pooled += x @ x.T
+    counts, first, second = sums[:, 0], sums[:, 1 : 1 + d], sums[:, 1 + d :]
+    if kind == "full":
+        second = second * np.where(_diagonal(d), 1.0, math.sqrt(2.0))
+    elif kind == "tied":
+        second = svec(pooled)
+    elif kind == "spherical":
+        second = second[:, 0]
+    return MixtureSums(counts, first, second, log_likelihood, float(len(X)), point, kind)
+
+
+def _about_means(model: MixtureModel, X: FloatArray, reference: FloatArray) -> MixtureSums:
+    """Statistics about a point for each component, by whitening every row under every component: no cancellation."""
+    K, d = model.means.shape
+    kind = model.covariance_type
+    counts, first, log_likelihood = np.zeros(K), np.zeros((K, d)), 0.0
+    matrices, squares = np.zeros((K, d, d)), np.zeros((K, d))
+    for start in range(0, len(X), 4096):
+        rows = X[start : start + 4096]
+        logits = model.weighted_log_densities(rows)
+        top = logits.max(axis=1, keepdims=True)
+        g = np.exp(logits - top)
+        total = g.sum(axis=1, keepdims=True)
+        g /= total
+        log_likelihood += float(top.sum() + np.log(total).sum())
+        counts += g.sum(axis=0)
+        for k in range(K):
+            diff = rows - reference[k]
+            weighted = g[:, k : k + 1] * diff
+            first[k] += weighted.sum(axis=0)
+            if kind in ("full", "tied"):
+                matrices[k] += weighted.T @ diff
+            else:
+                squares[k] += np.einsum("ij,ij->j", weighted, diff)
+    second = {
+        "full": lambda: svec(matrices),
+        "tied": lambda: svec(matrices.sum(axis=0)),
+        "diag": lambda: squares,
+        "spherical": lambda: squares.sum(axis=1),
+    }[kind]()
+    return MixtureSums(counts, first, second, log_likelihood, float(len(X)), reference, kind)
+
+
+def _features(rows: FloatArray, point: FloatArray, out: FloatArray, kind: CovarianceType) -> None:
+    """Fill `out`, shape (size, m), with phi of each row."""
+    d = rows.shape[1]
+    x = out[1 : 1 + d]
+    out[0] = 1.0
+    np.subtract(rows.T, point[:, None], out=x)
+    if kind == "full":
+        at = 1 + d
+        for i in range(d):
+            np.multiply(x[i:], x[i], out=out[at : at + d - i])
+            at += d - i
+    elif kind == "diag":
+        np.multiply(x, x, out=out[1 + d :])
+    elif kind == "spherical":
+        np.einsum("ij,ij->j", x, x, out=out[1 + d])
+
+
+def _design(model: MixtureModel) -> FloatArray:
+    """Return W, shape (K, size), with `W phi(x)` = log(weight * density); tied: without the common square."""
+    K, d = model.means.shape
+    kind, precisions, means = model.covariance_type, model.precisions, model.means
+    if kind in ("full", "tied"):
+        linear = means @ precisions if kind == "tied" else np.einsum("kij,kj->ki", precisions, means)
+        if kind == "full":
+            rows, columns = np.triu_indices(d)
+            quadratic = precisions[:, rows, columns] * np.where(rows == columns, -0.5, -1.0)
+        else:
+            quadratic = np.empty((K, 0))
+    else:
+        matrix = precisions if kind == "diag" else precisions[:, None]
+        linear, quadratic = matrix * means, -0.5 * matrix
+    constant = model.log_weights + model.log_determinants - 0.5 * d * LOG_2PI - 0.5 * (linear * means).sum(axis=1)
+    return np.concatenate([constant[:, None], linear, quadratic], axis=1)
+
+
+def _diagonal(d: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Return which entries of an svec are diagonal ones."""
+    rows, columns = np.triu_indices(d)
+    return np.asarray(rows == columns)
+
+
+def second_as_matrices(sums: MixtureSums) -> FloatArray:
+    """Return `second` of full (K, d, d) or tied (d, d) sums as matrices."""
+    return unsvec(sums.second, sums.first.shape[1])
