@@ -137,7 +137,7 @@ class Moments(Query):
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """Shares go as the square root of each block's total squared noise: d + d (d + 1) / 2 coordinates are not equal."""
+        """Shares go as the square root of each block's size: what least-squares error at one budget asks for."""
         d = self.center.size
         blocks = (Block("count", (), 1.0, 1.0), Block("sum", (d,), self.radius, math.sqrt(d)))
         if not self.second:
@@ -162,7 +162,7 @@ class Moments(Query):
 
 
 def moments_of(query: Moments, release: Release) -> tuple[float, FloatArray, FloatArray]:
-    """Return count, mean `(d,)` and covariance `(d, d)` of a released `Moments` query: post-processing, no further cost.
+    """Return count, mean `(d,)` and covariance `(d, d)` of released `Moments`: post-processing, no further cost.
 
     The count is at least 1; the covariance is symmetric and its eigenvalues are at least the noise of one of them,
     never below 1e-12 of the largest, so that it can be factored however noisy the release is.

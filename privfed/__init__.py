@@ -1,0 +1,90 @@
+"""Privacy-preserving federated learning: secure aggregation, distributed differential privacy, and an accountant.
+
+Names are loaded on first use, so that `import privfed` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from privfed._version import __version__
+
+if TYPE_CHECKING:
+    from privfed.engines import Dropout, LocalFederation
+    from privfed.errors import DataError, FederationError, PrivfedError, UsageError
+    from privfed.federation import Federation, Release
+    from privfed.learners.mixture import GaussianMixture, expected_excess_nats
+    from privfed.pipeline import protected_mean, protected_sum
+    from privfed.query import Block, Query
+    from privfed.statistics.histograms import Histogram, Magnitudes
+    from privfed.statistics.moments import Count, Moments, VectorSum, moments_of
+    from privfed_accounting import Budget, BudgetExhausted, Ledger, View
+
+_HOMES = {
+    "Block": "privfed.query",
+    "Budget": "privfed_accounting",
+    "BudgetExhausted": "privfed_accounting",
+    "Count": "privfed.statistics.moments",
+    "DataError": "privfed.errors",
+    "Dropout": "privfed.engines",
+    "Federation": "privfed.federation",
+    "FederationError": "privfed.errors",
+    "GaussianMixture": "privfed.learners.mixture",
+    "Histogram": "privfed.statistics.histograms",
+    "Ledger": "privfed_accounting",
+    "LocalFederation": "privfed.engines",
+    "Magnitudes": "privfed.statistics.histograms",
+    "Moments": "privfed.statistics.moments",
+    "PrivfedError": "privfed.errors",
+    "Query": "privfed.query",
+    "Release": "privfed.federation",
+    "UsageError": "privfed.errors",
+    "VectorSum": "privfed.statistics.moments",
+    "View": "privfed_accounting",
+    "expected_excess_nats": "privfed.learners.mixture",
+    "moments_of": "privfed.statistics.moments",
+    "protected_mean": "privfed.pipeline",
+    "protected_sum": "privfed.pipeline",
+}
+
+__all__ = [
+    "Block",
+    "Budget",
+    "BudgetExhausted",
+    "Count",
+    "DataError",
+    "Dropout",
+    "Federation",
+    "FederationError",
+    "GaussianMixture",
+    "Histogram",
+    "Ledger",
+    "LocalFederation",
+    "Magnitudes",
+    "Moments",
+    "PrivfedError",
+    "Query",
+    "Release",
+    "UsageError",
+    "VectorSum",
+    "View",
+    "__version__",
+    "expected_excess_nats",
+    "moments_of",
+    "protected_mean",
+    "protected_sum",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'privfed' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,46 @@
+"""Drop-outs on purpose: which simulated client is lost when."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from privfed.errors import UsageError
+
+__all__ = ["Dropout", "Step", "check_dropouts"]
+
+Step = Literal["advertise", "shares", "masked", "unmask"]
+_STEPS = ("advertise", "shares", "masked", "unmask")
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """One simulated client is lost at one step.
+
+    Args:
+        client: its name.
+        step: the message that never arrives: "advertise" or "shares" lose it in the set-up of an epoch, "masked" in the
+            middle of a round (its input is not in the sum), "unmask" after its input is in.
+        rounds: numbers of the releases, from 1, in which it is lost; None for all. For a loss in set-up, the release
+            that opens the epoch counts.
+    """
+
+    client: str
+    step: Step
+    rounds: Collection[int] | None = None
+
+    def strikes(self, client: str, step: Step, round: int) -> bool:
+        """Return whether `client` is lost at `step` of release `round`."""
+        return client == self.client and step == self.step and (self.rounds is None or round in self.rounds)
+
+
+def check_dropouts(dropouts: Iterable[Dropout], clients: Collection[str]) -> tuple[Dropout, ...]:
+    """Return `dropouts` as a tuple, having checked that each names a client and a step that exist."""
+    checked = tuple(dropouts)
+    for dropout in checked:
+        if dropout.client not in clients:
+            raise UsageError(f"a drop-out names client {dropout.client!r}, expected one of {sorted(clients)}")
+        if dropout.step not in _STEPS:
+            raise UsageError(f"a drop-out names step {dropout.step!r}, expected one of {list(_STEPS)}")
+    return checked

@@ -1,0 +1,186 @@
+"""All clients in this process: the engine for experiments, tests and single-machine pipelines."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from privfed.engines.faults import Dropout, Step, check_dropouts
+from privfed.engines.secure import SecureEpoch
+from privfed.engines.sources import named_sources
+from privfed.errors import DataError, FederationError, UsageError
+from privfed.federation import FederationBase
+from privfed.federation.client import ClientSide
+from privfed.federation.door import RoundOutcome, RoundTask
+from privfed.mechanism.randomness import Keystream
+from privfed_accounting import Budget, Ledger, View
+
+__all__ = ["LocalFederation"]
+
+MAX_EPOCH_ROUNDS = 64
+
+
+class LocalFederation(FederationBase):
+    """A federation whose clients all live in this process, each behind the protocol's bytes.
+
+    Args:
+        clients: one entry per client: array `(rows, features)`, data frame, or a callable that loads either; a dict
+            gives the clients their names.
+        budget: `Budget(epsilon, delta, unit, view)`; None releases sums without noise.
+        ledger: path of the SQLite ledger, an open `Ledger`, or None for one in memory. An existing ledger of the same
+            budget goes on from what it has spent.
+        mode: "secure" runs secure aggregation; "trusted" forms the same integers in the clear, without masks: for
+            experiments with many runs, and marked in every release and entry.
+        dropout: fraction of clients that may be lost in a round, in [0, 1). Noise is sized for it.
+        max_records: most rows a client may hold; sizes the grid and the float-summation term. Public.
+        records_per_client: unit "client": the weight, in records, that one client may carry at most.
+        dropouts: clients to lose on purpose, see `Dropout`.
+        noise_seed: for tests only: noise from a seed instead of the operating system; the ledger records it.
+
+    Guarantees:
+        Every number that a release shows was clipped, encoded, noised and (in mode "secure") masked before it left its
+        client. The noise suffices for the budget in the guarded view whatever `floor(dropout * n)` clients are lost.
+
+    Examples:
+        >>> import numpy as np
+        >>> from privfed import Budget, LocalFederation
+        >>> from privfed.statistics.moments import Count
+        >>> hospitals = [np.ones((100, 2)), np.ones((150, 2)), np.ones((50, 2))]
+        >>> federation = LocalFederation(hospitals)
+        >>> int(federation.release(Count())["count"])
+        300
+        >>> guarded = LocalFederation(hospitals, budget=Budget(epsilon=1.0, delta=1e-6))
+        >>> release = guarded.release(Count(), share=1.0)
+        >>> abs(release["count"] - 300) < 10 * release.noise_std["count"]
+        np.True_
+    """
+
+    def __init__(
+        self,
+        clients: Mapping[str, Any] | Sequence[Any],
+        *,
+        budget: Budget | None = None,
+        ledger: str | Path | Ledger | None = None,
+        mode: Literal["secure", "trusted"] = "secure",
+        dropout: float = 0.0,
+        max_records: int = 1_000_000,
+        records_per_client: float = 1.0,
+        dropouts: Iterable[Dropout] = (),
+        noise_seed: int | None = None,
+    ) -> None:
+        if mode not in ("secure", "trusted"):
+            raise UsageError(f"mode is {mode!r}, expected 'secure' or 'trusted'")
+        self._sources = named_sources(clients)
+        for source in self._sources.values():
+            if source.in_memory and len(source.load()) > max_records:
+                raise DataError(
+                    f"client {source.name!r} has {len(source.load())} rows: raise max_records, now {max_records}",
+                    client=source.name,
+                )
+        self._dropouts = check_dropouts(dropouts, self._sources)
+        opened = ledger if isinstance(ledger, Ledger) else Ledger.open(ledger, budget=budget)
+        super().__init__(
+            budget=budget,
+            ledger=opened,
+            planned=len(self._sources),
+            dropout=dropout,
+            max_records=max_records,
+            records_per_client=records_per_client,
+            trusted=mode == "trusted",
+            noise_source="os" if noise_seed is None else "seeded",
+        )
+        self._dropout = dropout
+        self._noise_seed = noise_seed
+        self._drawn: dict[str, int] = dict.fromkeys(self._sources, 0)
+        self._epoch: SecureEpoch | None = None
+        max_mu2 = math.inf if budget is None else self.ledger.total_mu2()
+        self._sides = {
+            name: ClientSide(
+                name, source.load, terms=self._terms, max_mu2=max_mu2, keystream=lambda name=name: self._noise(name)
+            )
+            for name, source in self._sources.items()
+        }
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """The clients' names."""
+        return tuple(self._sources)
+
+    @property
+    def n_features(self) -> int:
+        """Columns of the clients' rows; loads one client if all are callables."""
+        return next(iter(self._sources.values())).n_features
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Column names, where the clients brought frames."""
+        return next(iter(self._sources.values())).feature_names
+
+    def close(self) -> None:
+        """Close the ledger; also done at the end of a `with` block."""
+        self.ledger.close()
+
+    def __enter__(self) -> LocalFederation:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _noise(self, name: str) -> Keystream:
+        if self._noise_seed is None:
+            return Keystream()
+        self._drawn[name] += 1
+        return Keystream.seeded(hashlib.sha256(f"{self._noise_seed}/{name}/{self._drawn[name]}".encode()).digest())
+
+    def _lost(self, round: int) -> Any:
+        def lost(client: str, step: Step) -> bool:
+            return any(dropout.strikes(client, step, round) for dropout in self._dropouts)
+
+        return lost
+
+    def _run(self, task: RoundTask) -> RoundOutcome:
+        lost = self._lost(self._rounds_done + 1)
+        if self.trusted:
+            return self._run_trusted(task, lost)
+        try:
+            if self._epoch is None or self._epoch.rounds_left < 1 or self._epoch.dimension != task.plan.dimension:
+                self._epoch = self._new_epoch(task, lost)
+            return self._epoch.run(task, lost)
+        except BaseException:
+            self._epoch = None  # clients and server may stand at different messages: the next release sets up anew
+            raise
+
+    def _new_epoch(self, task: RoundTask, lost: Any) -> SecureEpoch:
+        view = View.parse(self._terms.view)
+        return SecureEpoch(
+            self._sides,
+            dimension=task.plan.dimension,
+            guaranteed=self.guaranteed_survivors,
+            rounds=min(task.expected_rounds, MAX_EPOCH_ROUNDS),
+            corrupt=view.t / self.n_clients if view.kind == "colluders" else 0.0,
+            dropout=self._dropout,
+            plan_digest=hashlib.sha256(self._terms.encode()).digest(),
+            lost=lost,
+        )
+
+    def _run_trusted(self, task: RoundTask, lost: Any) -> RoundOutcome:
+        """Form the same sum without masks. A loss before the input counts; a later one leaves the sum whole."""
+        total = np.zeros(task.plan.dimension, dtype=np.uint64)
+        invited = [name for name in self._sides if not (lost(name, "advertise") or lost(name, "shares"))]
+        survivors = [name for name in invited if not lost(name, "masked")]
+        if len(survivors) < self.guaranteed_survivors:
+            raise FederationError(
+                f"{len(survivors)} of {self.n_clients} clients are left, the plan needs {self.guaranteed_survivors}:"
+                " tolerate more drop-outs with a larger dropout="
+            )
+        for name in survivors:
+            query, plan = self._sides[name].agree(task.task)
+            total += self._sides[name].contribution(query, plan)
+        task.about_to_reveal()
+        lost_names = tuple(sorted(set(self._sides) - set(survivors)))
+        return RoundOutcome(total, len(invited), len(survivors), lost_names, 0)

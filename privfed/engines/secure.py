@@ -1,0 +1,155 @@
+"""An epoch of secure aggregation between a server and clients that live in one process.
+
+Every message crosses as the bytes it would be on a wire; the two sides share no object but those.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from privfed.engines.faults import Step
+from privfed.errors import FederationError
+from privfed.federation.client import ClientSide
+from privfed.federation.door import RoundOutcome, RoundTask
+from privfed.plan import RING_BITS
+from privfed_protocols import (
+    Client,
+    ClientPolicy,
+    EpochFailed,
+    Offer,
+    RoundFailed,
+    RoundStarted,
+    Server,
+    VectorSpec,
+)
+
+__all__ = ["SecureEpoch"]
+
+logger = logging.getLogger(__name__)
+VECTOR = "statistics"
+
+Lost = Callable[[str, Step], bool]
+
+
+class SecureEpoch:
+    """One set-up of the protocol and the rounds that it carries.
+
+    Args:
+        clients: name -> the client's side of a release.
+        dimension: length of the vector.
+        guaranteed: fewest survivors with which a round completes.
+        rounds: most rounds that the epoch carries.
+        corrupt: fraction of clients that may work with the server.
+        dropout: fraction of clients that may be lost.
+        plan_digest: 32 bytes that the offer is bound to.
+        lost: says whether a client's message of a step never arrives.
+
+    Raises:
+        FederationError: too few clients completed the set-up.
+    """
+
+    def __init__(
+        self,
+        clients: Mapping[str, ClientSide],
+        *,
+        dimension: int,
+        guaranteed: int,
+        rounds: int,
+        corrupt: float,
+        dropout: float,
+        plan_digest: bytes,
+        lost: Lost,
+    ) -> None:
+        self.dimension = dimension
+        self._sides = {name.encode(): side for name, side in clients.items()}
+        self._server = Server(
+            Offer.new(
+                vectors=(VectorSpec(VECTOR, dimension, RING_BITS),),
+                n_min=guaranteed,
+                n_max=len(clients),
+                rounds=rounds,
+                plan_digest=plan_digest,
+                corrupt=corrupt,
+                dropout=dropout,
+            )
+        )
+        policy = ClientPolicy.for_offer_of(len(clients)) if hasattr(ClientPolicy, "for_offer_of") else ClientPolicy()
+        self._clients = {identity: Client(identity, policy=policy) for identity in self._sides}
+        self._bytes_up = 0
+        try:
+            self._set_up(lost)
+        except EpochFailed as error:
+            raise FederationError(f"the set-up failed: {error}") from error
+
+    @property
+    def rounds_left(self) -> int:
+        """Rounds that this epoch still carries."""
+        return self._server.rounds_left
+
+    def _set_up(self, lost: Lost) -> None:
+        offer = dict.fromkeys(self._clients, self._server.offer)
+        self._exchange(offer, "advertise", lost)
+        self._exchange(self._server.close_advertise(), "shares", lost)
+        self._deliver(self._server.close_shares())
+
+    def _exchange(self, messages: Mapping[bytes, bytes], step: Step, lost: Lost) -> None:
+        """Deliver a message to each client and its reply to the server, unless the client is lost at this step."""
+        for identity, message in messages.items():
+            if not lost(identity.decode(), step):
+                reply = self._clients[identity].receive(message, now=int(time.time())).reply
+                if reply is not None:
+                    self._to_server(identity, reply)
+
+    def _deliver(self, messages: Mapping[bytes, bytes]) -> None:
+        for identity, message in messages.items():
+            self._clients[identity].receive(message, now=int(time.time()))
+
+    def _to_server(self, identity: bytes, message: bytes) -> None:
+        self._bytes_up += len(message)
+        self._server.receive(identity, message)
+
+    def run(self, task: RoundTask, lost: Lost) -> RoundOutcome:
+        """Run one round of the protocol over `task`.
+
+        Raises:
+            FederationError: the round failed closed.
+        """
+        try:
+            return self._run(task, lost)
+        except RoundFailed as error:
+            raise FederationError(
+                f"the round failed: {error}; tolerate more drop-outs with a larger dropout="
+            ) from error
+
+    def _run(self, task: RoundTask, lost: Lost) -> RoundOutcome:
+        start = self._server.start_round(model_digest=task.query_digest, plan_digest=task.plan.digest)
+        for identity, message in start.items():
+            if not lost(identity.decode(), "masked"):
+                self._to_server(identity, self._masked(identity, message, task))
+        survivors = self._server.close_inputs()
+        task.about_to_reveal()
+        self._exchange(survivors, "unmask", lost)
+        result = self._server.close_unmask()
+        bytes_up, self._bytes_up = self._bytes_up, 0
+        kept = set(result.survivors)
+        return RoundOutcome(
+            total=np.asarray(result.sums[VECTOR], dtype=np.uint64),
+            participants=len(result.participants),
+            survivors=len(kept),
+            lost=tuple(sorted(name.decode() for name in self._sides if name not in kept)),
+            bytes_up=bytes_up,
+        )
+
+    def _masked(self, identity: bytes, message: bytes, task: RoundTask) -> bytes:
+        """Let one client compute its vector and mask it: the digests it submits are those it derived itself."""
+        client, side = self._clients[identity], self._sides[identity]
+        started = client.receive(message, now=int(time.time()))
+        if not isinstance(started, RoundStarted):
+            raise FederationError(f"client {identity.decode()!r} did not start the round")
+        query, plan = side.agree(task.task)
+        vector = side.contribution(query, plan)
+        return client.submit({VECTOR: vector}, model_digest=task.query_digest, plan_digest=plan.digest)

@@ -1,0 +1,83 @@
+"""What every query owes. Each query's test subclasses this once and says how to make one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privfed.errors import DataError
+from privfed.query import Query, decode_query, encode_query, query_digest
+
+ROUNDING = 1e-9  # relative: the plan's float term is larger
+
+
+def hostile_rows(seed: int, n: int, d: int) -> np.ndarray:
+    """Rows of every size, with zeros, repeats, and single huge entries: what a bound must survive."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((n, d)) * 10.0 ** rng.uniform(-12, 12, (n, 1))
+    rows[rng.random((n, d)) < 0.2] = 0.0
+    rows[rng.random(n) < 0.1] = 0.0
+    return rows
+
+
+class QueryContract:
+    """Bounds hold for any row; sums do not depend on how rows are grouped; a query travels as data."""
+
+    width = 3
+    sums_exactly = False
+
+    def make(self) -> Query:
+        raise NotImplementedError
+
+    @settings(max_examples=60, deadline=None)
+    @given(seed=st.integers(0, 2**32))
+    def test_one_row_obeys_every_bound(self, seed: int) -> None:
+        query = self.make()
+        for row in hostile_rows(seed, 20, self.width):
+            contribution = query.contribution(row[None, :])
+            for block in query.blocks:
+                norm = np.linalg.norm(np.ravel(contribution[block.name]))
+                assert norm <= block.bound * (1 + ROUNDING), (block.name, row)
+            assert np.linalg.norm(query.checked_contribution(row[None, :])) <= 1 + ROUNDING
+
+    @settings(max_examples=30, deadline=None)
+    @given(seed=st.integers(0, 2**32), cut=st.integers(0, 40))
+    def test_contribution_is_a_sum_over_rows(self, seed: int, cut: int) -> None:
+        query = self.make()
+        rows = np.random.default_rng(seed).standard_normal((40, self.width))
+        whole = query.checked_contribution(rows)
+        order = np.random.default_rng(seed + 1).permutation(40)
+        parts = [rows[order[:cut]], rows[order[cut:]]]
+        split = sum(query.checked_contribution(part) for part in parts if len(part))
+        np.testing.assert_allclose(split, whole, rtol=0, atol=1e-10)
+
+    def test_it_travels_as_data(self) -> None:
+        query = self.make()
+        rows = np.random.default_rng(3).standard_normal((50, self.width))
+        encoded = encode_query(query)
+        again = decode_query(encoded)
+        assert type(again) is type(query)
+        assert encode_query(again) == encoded
+        assert query_digest(encode_query(again)) == query_digest(encoded)
+        np.testing.assert_array_equal(again.checked_contribution(rows), query.checked_contribution(rows))
+
+    def test_layout_undoes_itself(self) -> None:
+        query = self.make()
+        rows = np.random.default_rng(4).standard_normal((50, self.width))
+        contribution = query.contribution(rows)
+        back = query.layout.unflatten(query.checked_contribution(rows))
+        for block in query.blocks:
+            np.testing.assert_allclose(back[block.name], contribution[block.name], rtol=1e-12, atol=1e-300)
+            assert not back[block.name].flags.writeable
+
+    def test_bad_rows_are_refused(self) -> None:
+        query = self.make()
+        with pytest.raises(DataError, match="NaN or infinity"):
+            query.checked_contribution(np.full((2, self.width), np.nan))
+        with pytest.raises(DataError, match="dimensions"):
+            query.checked_contribution(np.zeros(self.width))
+        if query.n_features is not None:
+            with pytest.raises(DataError, match="features"):
+                query.checked_contribution(np.zeros((2, self.width + 1)))

@@ -1,0 +1,292 @@
+"""The one door, through the real protocol and the real ledger."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privfed import Budget, BudgetExhausted, DataError, Dropout, FederationError, Ledger, LocalFederation, UsageError
+from privfed.federation import Federation
+from privfed.query import Block, Query
+from privfed.statistics.moments import Count, Moments, VectorSum
+from privfed_accounting import verify
+
+BUDGET = Budget(epsilon=2.0, delta=1e-5)
+
+
+def silos(n: int = 5, rows: int = 40, d: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {f"silo-{i}": rng.standard_normal((rows + i, d)) for i in range(n)}
+
+
+def pooled(clients: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate(list(clients.values()))
+
+
+@settings(max_examples=15, deadline=None)
+@given(n=st.integers(2, 8), lost=st.integers(0, 3), step=st.sampled_from(["advertise", "shares", "masked"]), seed=st.integers(0, 99))
+def test_the_sum_is_that_of_the_survivors(n, lost, step, seed) -> None:
+    clients = silos(n, seed=seed)
+    lost = min(lost, n - 2)
+    names = list(clients)[:lost]
+    federation = LocalFederation(clients, dropout=lost / n, dropouts=[Dropout(name, step) for name in names])
+    release = federation.release(Moments(center=np.zeros(3), radius=100.0))
+    rest = pooled({name: rows for name, rows in clients.items() if name not in names})
+    assert release["count"] == len(rest)
+    np.testing.assert_allclose(release["sum"], rest.sum(axis=0), rtol=1e-9, atol=1e-6)
+    assert release.lost == tuple(sorted(names))
+    assert release.survivors == n - lost
+    assert not release.private
+    assert release.noise_std["sum"] == 0.0
+
+
+def test_a_client_lost_after_its_input_stays_in_the_sum() -> None:
+    clients = silos(6)
+    federation = LocalFederation(clients, dropout=0.34, dropouts=[Dropout("silo-1", "unmask"), Dropout("silo-4", "unmask")])
+    release = federation.release(Count())
+    assert release["count"] == len(pooled(clients))
+    assert release.survivors == 6
+
+
+@pytest.mark.parametrize("unit", ["record", "client"])
+def test_trusted_mode_gives_the_same_integers(unit) -> None:
+    """Seeded noise makes the two paths comparable: one sums in the clear, the other through masks."""
+    budget = Budget(epsilon=1.0, delta=1e-5, unit=unit)
+    query = Moments(center=np.zeros(3), radius=3.0)
+    releases = [
+        LocalFederation(
+            silos(6), budget=budget, mode=mode, dropout=0.34, dropouts=[Dropout("silo-2", "masked")], noise_seed=7
+        ).release(query, share=0.5)
+        for mode in ("secure", "trusted")
+    ]
+    for block in ("count", "sum", "second"):
+        np.testing.assert_array_equal(releases[0][block], releases[1][block])
+    assert [release.protection for release in releases] == ["secure_aggregation", "trusted"]
+
+
+def test_noise_has_the_declared_size_and_not_another() -> None:
+    """2000 coordinates of pure noise: the standard deviation is within 5 %, which 10 % more or less would not be."""
+    clients = {f"c{i}": np.zeros((1, 2000)) for i in range(4)}
+    federation = LocalFederation(clients, budget=Budget(1.0, 1e-5), mode="trusted", noise_seed=1)
+    release = federation.release(VectorSum(2000, 1.0), share=0.5)
+    ratio = np.std(release["sum"]) / release.noise_std["sum"]
+    assert 0.95 < ratio < 1.05
+    assert release.noise_std["sum"] == pytest.approx(1 / (math.sqrt(0.5) * federation.total_mu), rel=1e-3)
+
+
+def test_the_fewest_survivors_carry_the_target_noise() -> None:
+    clients = {f"c{i}": np.zeros((1, 2000)) for i in range(10)}
+    losses = [Dropout(f"c{i}", "masked") for i in range(3)]
+    federation = LocalFederation(clients, budget=Budget(1.0, 1e-5), mode="trusted", dropout=0.3, dropouts=losses, noise_seed=2)
+    query = VectorSum(2000, 1.0)
+    promised = federation.noise_std(query, 0.5)["sum"]
+    release = federation.release(query, share=0.5)
+    assert release.survivors == 7
+    assert release.noise_std["sum"] == pytest.approx(promised)
+    assert 0.95 < np.std(release["sum"]) / (1 / (math.sqrt(0.5) * federation.total_mu)) < 1.05
+
+
+def test_a_client_with_many_rows_weighs_no_more_than_agreed() -> None:
+    clients = {"small": np.ones((1, 2)), "large": np.full((1000, 2), 9.0)}
+    federation = LocalFederation(clients, budget=Budget(50.0, 1e-5, unit="client"), mode="trusted", noise_seed=1, records_per_client=10)
+    release = federation.release(VectorSum(2, 100.0), share=1.0)
+    assert np.all(np.abs(release["sum"] - (1 + 90)) < 6 * release.noise_std["sum"])
+
+
+def test_the_budget_is_charged_before_and_refuses_before_anything_moves(tmp_path) -> None:
+    calls = []
+
+    def load() -> np.ndarray:
+        calls.append(1)
+        return np.ones((10, 2))
+
+    federation = LocalFederation([load] * 3, budget=BUDGET, ledger=tmp_path / "b.db")
+    query = VectorSum(2, 2.0)
+    for _ in range(4):
+        federation.release(query, share=0.25)
+    asked, entries = len(calls), len(federation.ledger.rounds())
+    assert federation.remaining_share == pytest.approx(0.0, abs=1e-6)
+    with pytest.raises(BudgetExhausted):
+        federation.release(query, share=0.01)
+    assert len(calls) == asked
+    assert len(federation.ledger.rounds()) == entries
+    assert federation.ledger.epsilon() <= 2.0
+    assert federation.ledger.epsilon() == pytest.approx(2.0, rel=1e-3)
+    federation.close()
+    assert verify(tmp_path / "b.db").ok
+
+
+def test_epsilon_per_view_and_round() -> None:
+    federation = LocalFederation(silos(10), budget=BUDGET, mode="trusted")
+    first = federation.release(Count(), share=0.3)
+    second = federation.release(Count(), share=0.3)
+    assert set(first.epsilon) == {"released", "server", "client", "unmasked"}
+    assert first.epsilon["released"] <= first.epsilon["client"] < first.epsilon["unmasked"]
+    assert all(second.epsilon[view] > first.epsilon[view] for view in first.epsilon)
+
+
+def test_a_second_run_goes_on_from_the_same_ledger(tmp_path) -> None:
+    for _ in range(2):
+        with LocalFederation(silos(), budget=BUDGET, ledger=tmp_path / "b.db", mode="trusted") as federation:
+            federation.release(Count(), share=0.4)
+    with LocalFederation(silos(), budget=BUDGET, ledger=tmp_path / "b.db", mode="trusted") as federation:
+        assert federation.remaining_share == pytest.approx(0.2, abs=1e-6)
+        with pytest.raises(BudgetExhausted):
+            federation.release(Count(), share=0.4)
+
+
+def test_bad_data_found_on_the_way_gives_the_charge_back() -> None:
+    rows = [np.ones((5, 2))]
+
+    def load() -> np.ndarray:
+        return rows[0]
+
+    federation = LocalFederation({"a": np.ones((3, 2)), "b": load, "c": np.ones((3, 2))}, budget=BUDGET)
+    query = VectorSum(2, 2.0)
+    rows[0] = np.full((5, 2), np.nan)
+    with pytest.raises(DataError, match="'b'.*NaN"):
+        federation.release(query, share=0.5)
+    assert federation.remaining_share == pytest.approx(1.0)
+    rows[0] = np.ones((5, 2))
+    assert federation.release(query, share=1.0).survivors == 3
+
+
+@pytest.mark.parametrize("mode", ["secure", "trusted"])
+@pytest.mark.parametrize(("step", "charged"), [("advertise", False), ("shares", False), ("masked", False)])
+def test_too_few_clients_fail_closed_and_give_the_charge_back(mode, step, charged) -> None:
+    losses = [Dropout(f"silo-{i}", step) for i in range(3)]
+    federation = LocalFederation(silos(6), budget=BUDGET, mode=mode, dropout=0.34, dropouts=losses)
+    with pytest.raises(FederationError, match="dropout=|set-up") as caught:
+        federation.release(Count(), share=0.5)
+    assert caught.value.charged is charged
+    assert federation.remaining_share == pytest.approx(1.0)
+
+
+def test_a_round_that_fails_after_the_survivors_are_named_stays_charged(tmp_path) -> None:
+    losses = [Dropout(f"silo-{i}", "unmask", rounds={1}) for i in range(5)]
+    federation = LocalFederation(silos(6), budget=BUDGET, ledger=tmp_path / "b.db", dropout=0.34, dropouts=losses)
+    with pytest.raises(FederationError) as caught:
+        federation.release(Count(), share=0.5)
+    assert caught.value.charged
+    assert federation.remaining_share == pytest.approx(0.5, abs=1e-6)
+    federation.close()
+    assert verify(tmp_path / "b.db").ok
+
+
+def test_the_next_release_works_after_a_failed_one() -> None:
+    losses = [Dropout(f"silo-{i}", "masked", rounds={2}) for i in range(4)]
+    federation = LocalFederation(silos(6), dropout=0.34, dropouts=losses)
+    assert federation.release(Count(), rounds=5)["count"] > 0
+    with pytest.raises(FederationError):
+        federation.release(Count())
+    with pytest.raises(FederationError):
+        federation.release(Count())  # the failed release did not count: this is still number 2
+
+
+def test_epochs_follow_one_another_and_the_layout() -> None:
+    clients = silos(4)
+    federation = LocalFederation(clients)
+    for rounds in (3, 2, 1):
+        assert federation.release(Count(), rounds=rounds)["count"] == len(pooled(clients))
+    assert federation.release(Moments(center=np.zeros(3), radius=9.0))["count"] == len(pooled(clients))
+    assert federation.release(Count())["count"] == len(pooled(clients))
+
+
+class TooMuch(Query):
+    """Breaks its own bound: one row moves the vector by 1000."""
+
+    kind = "breaks-its-bound"
+    __dataclass_fields__: dict = {}
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return (Block("sum", (2,), 1.0),)
+
+    @property
+    def n_features(self) -> int:
+        return 2
+
+    def contribution(self, data: np.ndarray) -> dict[str, np.ndarray]:
+        return {"sum": 1e9 * data.sum(axis=0)}
+
+
+def test_no_client_can_wrap_the_sum() -> None:
+    federation = LocalFederation({"a": np.ones((1, 2)), "b": np.ones((1, 2))}, mode="trusted", max_records=10)
+    with pytest.raises(FederationError, match="beyond the plan's bound"):
+        federation.release(TooMuch())
+
+
+def test_a_client_unit_is_clipped_whatever_the_query_computes() -> None:
+    federation = LocalFederation(
+        {"a": np.ones((1, 2)), "b": np.ones((1, 2))}, budget=Budget(50.0, 1e-5, unit="client"), mode="trusted", noise_seed=3
+    )
+    release = federation.release(TooMuch(), share=1.0)
+    assert np.linalg.norm(release["sum"]) <= 2 + 8 * release.noise_std["sum"]
+
+
+@pytest.mark.parametrize(
+    ("clients", "match"),
+    [
+        ([np.ones((3, 2))], "fewer than 2"),
+        ([], "fewer than 2"),
+        ([np.ones((3, 2)), np.ones((3, 3))], "features"),
+        ([np.ones((3, 2)), np.ones((0, 2))], "empty client"),
+        ([np.ones((3, 2)), np.full((3, 2), np.inf)], "NaN or infinity"),
+        ([np.ones((3, 2)), np.ones(3)], "reshape"),
+        ([np.ones((3, 2)), [["a", "b"]]], "not numbers"),
+        ("abc", "expected a list"),
+        (7, "expected a list"),
+    ],
+)
+def test_bad_clients_are_refused_at_once(clients, match) -> None:
+    with pytest.raises((UsageError, DataError), match=match):
+        LocalFederation(clients)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"mode": "open"}, "mode"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"dropout": -0.1}, "dropout"),
+        ({"dropout": 0.9}, "tolerate fewer"),
+        ({"max_records": 10}, "max_records"),
+        ({"dropouts": [Dropout("nobody", "masked")]}, "nobody"),
+        ({"dropouts": [Dropout("silo-1", "lunch")]}, "lunch"),
+    ],
+)
+def test_bad_options_are_refused_at_once(options, match) -> None:
+    with pytest.raises((UsageError, DataError), match=match):
+        LocalFederation(silos(), **options)
+
+
+@pytest.mark.parametrize("share", [None, 0.0, -1.0, 1.5, math.nan])
+def test_a_budget_needs_a_share(share) -> None:
+    federation = LocalFederation(silos(), budget=BUDGET, mode="trusted")
+    with pytest.raises(UsageError, match="share"):
+        federation.release(Count(), share=share)
+    assert federation.ledger.rounds() == []
+
+
+def test_frames_keep_their_names_and_order() -> None:
+    pandas = pytest.importorskip("pandas")
+    frames = [pandas.DataFrame(np.ones((3, 2)), columns=["age", "dose"]) for _ in range(3)]
+    federation = LocalFederation(frames)
+    assert federation.feature_names == ("age", "dose")
+    assert federation.release(VectorSum(2, 9.0))["sum"].tolist() == [9.0, 9.0]
+    with pytest.raises(DataError, match="one order"):
+        LocalFederation([frames[0], frames[1][["dose", "age"]]])
+
+
+def test_it_is_a_federation() -> None:
+    assert isinstance(LocalFederation(silos(), mode="trusted"), Federation)
+
+
+def test_an_open_ledger_of_another_budget_is_refused() -> None:
+    ledger = Ledger.open(None, budget=Budget(1.0, 1e-6))
+    with pytest.raises(UsageError, match="opened for"):
+        LocalFederation(silos(), budget=BUDGET, ledger=ledger)
