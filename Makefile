@@ -87,4 +87,4 @@ clean:  ## remove what was built, but not the environment
 	find privfed protocols accounting tests examples benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the environment, too
-	rm -rf "$(VENV)"
+	@test ! -e "$(VENV)/pyvenv.cfg" || { echo "rm -rf $(VENV)"; rm -rf "$(VENV)"; }

@@ -94,7 +94,11 @@ def must_be_made_anew(environment: Path, *, exactly: bool) -> bool:
 
 
 def make_environment(environment: Path) -> None:
-    """Create an empty environment with the running interpreter."""
+    """Create an empty environment with the running interpreter, never in a folder that holds something else."""
+    if environment.exists() and any(environment.iterdir()) and not (environment / "pyvenv.cfg").exists():
+        raise SetupError(
+            f"{display(environment)} holds other things than an environment: name another folder, VENV=..."
+        )
     say(f"making {display(environment)} with Python {sys.version_info[0]}.{sys.version_info[1]}")
     command = [sys.executable, "-m", "venv", "--clear", str(environment)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -156,9 +160,9 @@ def bring_up_to_date(environment: Path, *, exactly: bool) -> None:
     if not anew and recorded_state(environment) == wanted:
         return
     started = time.monotonic()
+    recorded = {} if anew else recorded_state(environment)
     if anew:
         make_environment(environment)
-    recorded = recorded_state(environment)
     (environment / STAMP).unlink(missing_ok=True)  # from here to the end the environment is unfinished, and says so
     (environment / LOG).unlink(missing_ok=True)
     if recorded.get("lock") != wanted["lock"]:
