@@ -213,7 +213,7 @@ def frozen_array(values: npt.ArrayLike) -> FloatArray:
 
 def encode_query(query: Query) -> bytes:
     """Return the query as MessagePack: its kind and its fields, arrays as (dtype, shape, bytes)."""
-    fields = {field.name: _to_wire(getattr(query, field.name)) for field in dataclasses.fields(query)}  # type: ignore[arg-type]
+    fields = {name: _to_wire(getattr(query, name)) for name in _field_names(type(query))}
     return msgspec.msgpack.encode({"kind": query.kind, "fields": fields}, order="deterministic")
 
 
@@ -242,7 +242,7 @@ def decode_query(data: bytes) -> Query:
     cls = Query._registry.get(envelope.kind)
     if cls is None:
         raise UsageError(f"unknown query kind {envelope.kind!r}, expected one of {sorted(Query._registry)}")
-    expected = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    expected = set(_field_names(cls))
     if set(envelope.fields) != expected:
         raise UsageError(f"query {envelope.kind!r} has fields {sorted(envelope.fields)}, expected {sorted(expected)}")
     try:
@@ -251,15 +251,22 @@ def decode_query(data: bytes) -> Query:
         raise UsageError(f"query {envelope.kind!r} refuses its fields: {error}") from error
 
 
+def _field_names(cls: type[Query]) -> list[str]:
+    """Return the names of the fields that make a query; what it derives from them does not travel."""
+    if not dataclasses.is_dataclass(cls):
+        raise UsageError(f"query {cls.__name__} is not a dataclass")
+    return [field.name for field in dataclasses.fields(cls) if field.init]
+
+
 def _to_wire(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         array = np.ascontiguousarray(value, dtype="<f8" if value.dtype.kind == "f" else "<i8")
         return {"dtype": array.dtype.str, "shape": list(array.shape), "data": array.tobytes()}
     if isinstance(value, tuple):
         return [_to_wire(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | float | str | bytes):
         return value
-    raise UsageError(f"a query holds numbers, strings, tuples and arrays, not {type(value).__name__}")
+    raise UsageError(f"a query holds numbers, strings, bytes, tuples and arrays, not {type(value).__name__}")
 
 
 def _from_wire(value: Any) -> Any:

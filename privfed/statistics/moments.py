@@ -7,28 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from privfed.errors import UsageError
 from privfed.federation.release import Release
+from privfed.mechanism.clip import clip_rows
 from privfed.mechanism.sensitivity import chunked_sum
 from privfed.query import Block, FloatArray, Query, frozen_array
 
-__all__ = ["Count", "Moments", "VectorSum", "clip_rows", "moments_of", "svec", "unsvec"]
-
-
-def clip_rows(rows: FloatArray, radius: float) -> FloatArray:
-    """Scale every row of `rows`, shape `(n, d)`, down to an L2 norm of at most `radius`.
-
-    A row is divided by its largest entry before it is squared: large rows do not overflow, tiny ones do not vanish.
-    """
-    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
-    unit = rows / np.where(largest > 0, largest, 1.0)
-    norms = largest * np.sqrt(np.einsum("ij,ij->i", unit, unit))[:, None]
-    return np.asarray(rows * (radius / np.maximum(norms, radius)))
+__all__ = ["Count", "Moments", "VectorSum", "moments_of", "svec", "unsvec"]
 
 
 def svec(matrices: FloatArray) -> FloatArray:
@@ -104,11 +94,12 @@ class VectorSum(Query):
 class Moments(Query):
     """Count, sum and second moments of rows about a public centre: blocks `count`, `sum` and `second`.
 
-    A row x counts as z = clip(x - center, radius). `sum` is the sum of z, `second` the sum of svec(z z').
+    A row x counts as z = clip(x - center, radius). `sum` is the sum of z, `second` the sum of svec(z z'), or of |z|^2.
 
     Args:
         center: public reference point, float64 of shape `(d,)`.
         radius: L2 radius about it to which rows are clipped, in the units of the data, > 0.
+        second: "full" for all second moments, "trace" for the squared norm alone, "none" to leave the block out.
 
     Guarantees:
         A record's contribution has norms of at most 1, `radius` and `radius**2`; the last two are attained.
@@ -117,7 +108,7 @@ class Moments(Query):
     kind: ClassVar[str] = "moments"
     center: FloatArray
     radius: float
-    second: bool = field(default=True)
+    second: Literal["full", "trace", "none"] = "full"
 
     def __post_init__(self) -> None:
         center = frozen_array(self.center)
@@ -125,6 +116,8 @@ class Moments(Query):
             raise UsageError(f"center has shape {center.shape}, expected a finite vector (d,)")
         if not (math.isfinite(self.radius) and self.radius > 0):
             raise UsageError(f"radius is {self.radius!r}, expected a finite number above 0")
+        if self.second not in ("full", "trace", "none"):
+            raise UsageError(f"second is {self.second!r}, expected 'full', 'trace' or 'none'")
         object.__setattr__(self, "center", center)
 
     @classmethod
@@ -139,11 +132,11 @@ class Moments(Query):
     def blocks(self) -> tuple[Block, ...]:
         """Shares go as the square root of each block's size: what least-squares error at one budget asks for."""
         d = self.center.size
-        blocks = (Block("count", (), 1.0, 1.0), Block("sum", (d,), self.radius, math.sqrt(d)))
-        if not self.second:
-            return blocks
-        size = d * (d + 1) // 2
-        return (*blocks, Block("second", (size,), self.radius**2, math.sqrt(size)))
+        first = (Block("count", (), 1.0, 1.0), Block("sum", (d,), self.radius, math.sqrt(d)))
+        if self.second == "none":
+            return first
+        shape = (d * (d + 1) // 2,) if self.second == "full" else ()
+        return (*first, Block("second", shape, self.radius**2, math.sqrt(math.prod(shape))))
 
     @property
     def n_features(self) -> int:
@@ -151,12 +144,16 @@ class Moments(Query):
         return int(self.center.size)
 
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
-        """Return the three sums."""
+        """Return the sums."""
 
         def chunk(rows: FloatArray) -> dict[str, FloatArray]:
             z = clip_rows(rows - self.center, self.radius)
-            sums = {"count": np.array(float(len(z))), "sum": z.sum(axis=0)}
-            return sums | {"second": svec(z.T @ z)} if self.second else sums
+            sums: dict[str, FloatArray] = {"count": np.array(float(len(z))), "sum": z.sum(axis=0)}
+            if self.second == "full":
+                sums["second"] = svec(z.T @ z)
+            elif self.second == "trace":
+                sums["second"] = np.array(np.einsum("ij,ij->", z, z))
+            return sums
 
         return chunked_sum(chunk, data)
 
@@ -166,7 +163,12 @@ def moments_of(query: Moments, release: Release) -> tuple[float, FloatArray, Flo
 
     The count is at least 1; the covariance is symmetric and its eigenvalues are at least the noise of one of them,
     never below 1e-12 of the largest, so that it can be factored however noisy the release is.
+
+    Raises:
+        UsageError: the query did not ask for all second moments.
     """
+    if query.second != "full":
+        raise UsageError(f"the query has second={query.second!r}, a covariance needs 'full'")
     d = query.center.size
     count = max(float(release["count"]), 1.0)
     shift = release["sum"] / count

@@ -128,7 +128,12 @@ def test_every_term_and_the_query_are_in_the_digest() -> None:
 def test_terms_travel_strictly() -> None:
     assert decode_terms(terms().encode()) == terms()
     wire = msgspec.msgpack.decode(terms().encode())
-    for bad in (wire | {"extra": 1}, {k: v for k, v in wire.items() if k != "mu2"}, wire | {"unit": "row"}, wire | {"mu2": "1"}):
+    for bad in (
+        wire | {"extra": 1},
+        {k: v for k, v in wire.items() if k != "mu2"},
+        wire | {"unit": "row"},
+        wire | {"mu2": "1"},
+    ):
         with pytest.raises(UsageError, match="malformed"):
             decode_terms(msgspec.msgpack.encode(bad))
     with pytest.raises(UsageError, match="malformed"):

@@ -103,7 +103,7 @@ def test_decoding_is_strict(data: bytes, match: str) -> None:
     ],
 )
 def test_malformed_arrays_are_refused(array) -> None:
-    data = msgspec.msgpack.encode({"kind": "moments", "fields": {"center": array, "radius": 1.0, "second": True}})
+    data = msgspec.msgpack.encode({"kind": "moments", "fields": {"center": array, "radius": 1.0, "second": "full"}})
     with pytest.raises(UsageError, match="refuses its fields"):
         decode_query(data)
 

@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from privfed import Budget, LocalFederation
 from privfed.errors import UsageError
-from privfed.federation import Release
+from privfed.federation import Federation, Release
 from privfed.query import Query
 from privfed.statistics.histograms import Histogram, Magnitudes, radius_of
-from privfed.statistics.moments import Count, Moments, VectorSum, clip_rows, moments_of, svec, unsvec
+from privfed.statistics.moments import Count, Moments, VectorSum, moments_of, svec, unsvec
+from privfed.statistics.transform import LinearMap, Transformed, TransformedFederation, principal_components
 from tests.privfed.query_contract import QueryContract, hostile_rows
 
 
@@ -30,7 +32,18 @@ class TestMoments(QueryContract):
 
 class TestFirstMoments(QueryContract):
     def make(self) -> Query:
-        return Moments(center=np.zeros(3), radius=0.5, second=False)
+        return Moments(center=np.zeros(3), radius=0.5, second="none")
+
+
+class TestTrace(QueryContract):
+    def make(self) -> Query:
+        return Moments(center=np.zeros(3), radius=0.5, second="trace")
+
+
+class TestTransformed(QueryContract):
+    def make(self) -> Query:
+        center, matrix = np.array([1.0, 2.0, 3.0]), np.array([[0.6, 0.8, 0.0], [0.0, 0.0, 5.0]])
+        return Transformed.of(Moments(center=np.zeros(2), radius=1.5), LinearMap(center, matrix))
 
 
 class TestHistogram(QueryContract):
@@ -58,24 +71,6 @@ def release_of(query: Query, rows: np.ndarray, noise: float = 0.0) -> Release:
         protection="trusted",
         entry=1,
     )
-
-
-@given(st.integers(0, 2**32))
-def test_clipping_keeps_direction_and_short_rows(seed: int) -> None:
-    rows = hostile_rows(seed, 30, 4)
-    clipped = clip_rows(rows, 1.0)
-    norms = np.linalg.norm(rows, axis=1)
-    np.testing.assert_array_equal(clipped[norms <= 1.0], rows[norms <= 1.0])
-    np.testing.assert_allclose(np.linalg.norm(clipped[norms > 1.0], axis=1), 1.0, rtol=1e-12)
-    cosine = np.einsum("ij,ij->i", clipped, rows)[norms > 0] / (np.linalg.norm(clipped, axis=1) * norms)[norms > 0]
-    np.testing.assert_allclose(cosine, 1.0, rtol=1e-12)
-
-
-def test_clipping_survives_the_ends_of_float64() -> None:
-    rows = np.array([[1e308, 1e308], [1e-308, 0.0], [0.0, 0.0], [3e200, 4e200]])
-    np.testing.assert_allclose(clip_rows(rows, 1.0)[3], [0.6, 0.8], rtol=1e-12)
-    assert np.isfinite(clip_rows(rows, 1.0)).all()
-    np.testing.assert_array_equal(clip_rows(rows, 1.0)[1:3], rows[1:3])
 
 
 @given(st.integers(1, 7), st.integers(0, 2**32))
@@ -147,7 +142,60 @@ def test_bad_edges_are_refused(edges) -> None:
         Histogram(np.array(edges))
 
 
-@pytest.mark.parametrize(("center", "radius"), [(np.zeros((2, 2)), 1.0), ([np.nan], 1.0), ([0.0], 0.0), ([0.0], np.inf)])
+@pytest.mark.parametrize(
+    ("center", "radius"), [(np.zeros((2, 2)), 1.0), ([np.nan], 1.0), ([0.0], 0.0), ([0.0], np.inf)]
+)
 def test_bad_balls_are_refused(center, radius) -> None:
     with pytest.raises(UsageError):
         Moments(center=np.asarray(center), radius=radius)
+
+
+def test_principal_components_are_those_of_the_covariance() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((500, 4)) @ np.diag([5.0, 1.0, 3.0, 0.1]) + 7.0
+    covariance = np.cov(rows.T, bias=True)
+    linear_map, variances = principal_components(rows.mean(axis=0), covariance, 2)
+    projected = linear_map(rows)
+    np.testing.assert_allclose(projected.mean(axis=0), 0.0, atol=1e-9)
+    np.testing.assert_allclose(np.cov(projected.T, bias=True), np.diag(variances), atol=1e-9)
+    assert np.abs(linear_map.matrix).argmax(axis=1).tolist() == [0, 2]
+    np.testing.assert_allclose(linear_map(linear_map.inverse(projected)), projected, atol=1e-9)
+    with pytest.raises(UsageError, match="n_components"):
+        principal_components(rows.mean(axis=0), covariance, 5)
+
+
+def test_asking_mapped_rows_is_mapping_and_asking() -> None:
+    rng = np.random.default_rng(1)
+    silos = [rng.standard_normal((30, 3)) for _ in range(3)]
+    linear_map = LinearMap(np.array([1.0, 0.0, -1.0]), rng.standard_normal((2, 3)))
+    query = Moments(center=np.zeros(2), radius=2.0)
+    there = TransformedFederation(LocalFederation(silos), linear_map)
+    here = LocalFederation([linear_map(rows) for rows in silos])
+    one, other = there.release(query), here.release(query)
+    assert (one.query, there.n_features, there.n_clients) == ("moments", 2, 3)
+    for block in ("count", "sum", "second"):
+        np.testing.assert_allclose(one[block], other[block], atol=1e-8)
+
+
+def test_a_mapped_federation_spends_the_budget_below() -> None:
+    below = LocalFederation([np.ones((5, 2))] * 3, budget=Budget(1.0, 1e-5), mode="trusted")
+    mapped = TransformedFederation(below, LinearMap(np.zeros(2), np.ones((1, 2))))
+    query = VectorSum(1, 2.0)
+    promised = mapped.noise_std(query, 0.4)["sum"]
+    assert mapped.release(query, share=0.4).noise_std["sum"] == pytest.approx(promised)
+    assert mapped.remaining_share == below.remaining_share == pytest.approx(0.6, abs=1e-6)
+    assert isinstance(mapped, Federation)
+
+
+def test_maps_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UsageError, match="do not fit"):
+        LinearMap(np.zeros(3), np.ones((2, 2)))
+    with pytest.raises(UsageError, match="finite"):
+        LinearMap(np.zeros(2), np.full((2, 2), np.nan))
+    flat = LinearMap(np.zeros(3), np.ones((2, 3)))
+    with pytest.raises(UsageError, match="needs 3"):
+        Transformed.of(VectorSum(3, 1.0), flat)
+    with pytest.raises(UsageError, match="multiply"):
+        Transformed.of(Transformed.of(VectorSum(2, 1.0), flat), LinearMap(np.zeros(3), np.ones((3, 3))))
+    with pytest.raises(UsageError, match="takes 3 features"):
+        TransformedFederation(LocalFederation([np.ones((2, 2))] * 2), flat)

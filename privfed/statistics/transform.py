@@ -1,0 +1,183 @@
+"""Public linear maps of the rows: project, then ask. Centring, scaling and PCA before any other query.
+
+The map is public (a released quantity or a constant), travels with the query, and is applied at each client; the bounds
+are those of the query that follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from privfed.errors import UsageError
+from privfed.federation.release import Federation, Release
+from privfed.query import Block, FloatArray, Query, Unit, decode_query, encode_query, frozen_array
+from privfed_accounting import Budget, Ledger
+
+__all__ = ["LinearMap", "Transformed", "TransformedFederation", "principal_components"]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """x -> matrix (x - center): `center` of shape `(d,)`, `matrix` of shape `(features, d)`, both finite and public."""
+
+    center: FloatArray
+    matrix: FloatArray
+
+    def __post_init__(self) -> None:
+        center, matrix = frozen_array(self.center), frozen_array(self.matrix)
+        if center.ndim != 1 or matrix.ndim != 2 or matrix.shape[1] != center.size or 0 in matrix.shape:
+            raise UsageError(
+                f"center {center.shape} and matrix {matrix.shape} do not fit: expected (d,) and (features, d)"
+            )
+        if not (np.isfinite(center).all() and np.isfinite(matrix).all()):
+            raise UsageError("center and matrix must be finite")
+        object.__setattr__(self, "center", center)
+        object.__setattr__(self, "matrix", matrix)
+
+    def __call__(self, rows: npt.ArrayLike) -> FloatArray:
+        """Return the mapped rows, shape `(n, features)`."""
+        return np.asarray((np.asarray(rows, dtype=np.float64) - self.center) @ self.matrix.T)
+
+    def inverse(self, points: npt.ArrayLike) -> FloatArray:
+        """Return the shortest rows about `center` that map to `points`, shape `(n, features)` to `(n, d)`."""
+        return np.asarray(self.center + np.asarray(points, dtype=np.float64) @ np.linalg.pinv(self.matrix).T)
+
+
+def principal_components(mean: FloatArray, covariance: FloatArray, n_components: int) -> tuple[LinearMap, FloatArray]:
+    """Return the projection on the leading principal axes, and the variances along them, largest first.
+
+    Args:
+        mean: shape `(d,)`. covariance: symmetric, shape `(d, d)`. Both released, so the result is public too.
+        n_components: axes to keep, 1 to d.
+    """
+    d = len(mean)
+    if not 1 <= n_components <= d:
+        raise UsageError(f"n_components is {n_components}, expected 1 to {d}")
+    values, vectors = np.linalg.eigh(covariance)
+    order = np.argsort(values)[::-1][:n_components]
+    axes = vectors[:, order].T
+    signs = np.sign(axes[np.arange(n_components), np.abs(axes).argmax(axis=1)])  # an axis has no sign of its own
+    return LinearMap(mean, axes * signs[:, None]), values[order]
+
+
+@dataclass(frozen=True, eq=False)
+class Transformed(Query):
+    """Another query, asked of mapped rows.
+
+    Args:
+        inner: the other query, as `encode_query` gives it.
+        center, matrix: of the `LinearMap`.
+    """
+
+    kind: ClassVar[str] = "transformed"
+    inner: bytes
+    center: FloatArray
+    matrix: FloatArray
+    _query: Query = field(init=False, repr=False)
+    _map: LinearMap = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        linear_map = LinearMap(self.center, self.matrix)
+        query = decode_query(self.inner)
+        if isinstance(query, Transformed):
+            raise UsageError("a transformed query holds another one: multiply the two maps instead")
+        if query.n_features not in (None, linear_map.matrix.shape[0]):
+            raise UsageError(f"the map gives {linear_map.matrix.shape[0]} features, the query needs {query.n_features}")
+        object.__setattr__(self, "center", linear_map.center)
+        object.__setattr__(self, "matrix", linear_map.matrix)
+        object.__setattr__(self, "_query", query)
+        object.__setattr__(self, "_map", linear_map)
+
+    @classmethod
+    def of(cls, query: Query, linear_map: LinearMap) -> Transformed:
+        """Return `query` asked of rows that `linear_map` maps."""
+        return cls(encode_query(query), linear_map.center, linear_map.matrix)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Those of the other query: its bounds hold for any row, hence for mapped ones."""
+        return self._query.blocks
+
+    @property
+    def n_features(self) -> int:
+        """Columns before the map."""
+        return int(self.center.size)
+
+    def contribution(self, data: FloatArray) -> Mapping[str, npt.ArrayLike]:
+        """Return the other query's contribution of the mapped rows."""
+        return self._query.contribution(self._map(data))
+
+
+class TransformedFederation:
+    """A federation whose rows are seen through a public linear map; budget and ledger are those of the one below.
+
+    Examples:
+        >>> from privfed import LocalFederation, VectorSum
+        >>> silos = LocalFederation([np.eye(3), np.ones((2, 3))])
+        >>> halves = TransformedFederation(silos, LinearMap(np.zeros(3), np.full((1, 3), 0.5)))
+        >>> halves.release(VectorSum(1, clip=10.0))["sum"].round(9).tolist()
+        [4.5]
+    """
+
+    def __init__(self, federation: Federation, linear_map: LinearMap) -> None:
+        if linear_map.center.size != federation.n_features:
+            raise UsageError(
+                f"the map takes {linear_map.center.size} features, the clients have {federation.n_features}"
+            )
+        self._below = federation
+        self._map = linear_map
+
+    @property
+    def n_clients(self) -> int:
+        """Clients in the federation."""
+        return self._below.n_clients
+
+    @property
+    def n_features(self) -> int:
+        """Columns after the map."""
+        return int(self._map.matrix.shape[0])
+
+    @property
+    def budget(self) -> Budget | None:
+        """The budget of the federation below."""
+        return self._below.budget
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of the federation below."""
+        return self._below.ledger
+
+    @property
+    def unit(self) -> Unit:
+        """What the budget protects."""
+        return self._below.unit
+
+    @property
+    def records_per_client(self) -> float:
+        """Weight, in records, that one client may carry at most."""
+        return self._below.records_per_client
+
+    @property
+    def total_mu(self) -> float:
+        """GDP parameter of the whole budget."""
+        return self._below.total_mu
+
+    @property
+    def remaining_share(self) -> float:
+        """Part of the budget that is left."""
+        return self._below.remaining_share
+
+    def noise_std(self, query: Query, share: float) -> Mapping[str, float]:
+        """Return what a release would carry; see `FederationBase.noise_std`."""
+        return self._below.noise_std(Transformed.of(query, self._map), share)
+
+    def release(self, query: Query, *, share: float | None = None, purpose: str = "", rounds: int = 1) -> Release:
+        """Return the release of `query` over mapped rows; see `FederationBase.release`."""
+        mapped = Transformed.of(query, self._map)
+        release = self._below.release(mapped, share=share, purpose=purpose or query.kind, rounds=rounds)
+        return replace(release, query=query.kind)
