@@ -44,7 +44,7 @@ def clip_l2(vector: npt.ArrayLike, bound: float) -> npt.NDArray[np.float64]:
     row = np.asarray(vector, dtype=np.float64)
     if row.ndim != 1:
         raise UsageError(f"vector has shape {row.shape}, expected one axis; use clip_rows for a matrix")
-    return clip_rows(row[np.newaxis], bound)[0]
+    return clip_rows(row[np.newaxis], bound).reshape(-1)
 
 
 def clip_rows(rows: npt.ArrayLike, bound: float) -> npt.NDArray[np.float64]:

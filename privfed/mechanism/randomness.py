@@ -99,7 +99,7 @@ class Keystream:
                 f"{array.flags.writeable}); pass a writable C-contiguous integer array"
             )
         if array.size:
-            self._fill(memoryview(array.reshape(-1)).cast("B"))
+            self._fill(array.reshape(-1).view(np.uint8).data)
 
     def read(self, nbytes: int) -> bytes:
         """The next `nbytes` bytes."""
