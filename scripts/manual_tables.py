@@ -23,7 +23,7 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def transitions(machine: Mapping[enum.Enum, Mapping[enum.Enum, enum.Enum]]) -> str:
+def transitions(machine: Mapping[Any, Mapping[Any, enum.Enum]]) -> str:
     """Return one row for each transition of a state machine; a terminal state has a row of its own."""
     rows: list[tuple[str, ...]] = []
     for state, following in machine.items():
@@ -56,7 +56,7 @@ def refusals() -> str:
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.PeerProtocolError) and kind.refusal
     ]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (str(kind.refusal), f"`{kind.__name__}`", re.sub(r"^Refusal \d+: ", "", (kind.__doc__ or "").strip()))
         for kind in sorted(numbered, key=lambda kind: kind.refusal)
     ]
