@@ -1,0 +1,103 @@
+"""What happened, for the caller: one frozen record per message taken in.
+
+Every client event has `reply`, the bytes to send to the server, or None. Replies do not show in a repr.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .messages import Offer
+from .states import SlotState
+from .vectors import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientEvent:
+    """Something a client took in; `reply` goes to the server if it is not None. Save the client before you send it."""
+
+    reply: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advertise(ClientEvent):
+    """The offer was accepted; the reply (M1) makes the client known."""
+
+    offer: Offer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rostered(ClientEvent):
+    """The roster was accepted; the reply (M3) holds the encrypted shares."""
+
+    n: int
+    threshold: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready(ClientEvent):
+    """Set-up is over; `present` are the indices of the neighbours whose shares arrived."""
+
+    present: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundStarted(ClientEvent):
+    """A round started; the caller computes on the model and plan of these digests and calls `Client.submit`."""
+
+    round: int
+    participants: tuple[int, ...]
+    model_digest: bytes
+    plan_digest: bytes
+    deadline: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmasking(ClientEvent):
+    """The survivors are known; the reply (M10) holds this client's shares. The round is burned."""
+
+    round: int
+    survivors: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerEvent:
+    """The server took in a message: from whom, of which kind, for which round (0 in set-up)."""
+
+    sender: bytes
+    kind: str
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """What the server knows of one client.
+
+    Attributes:
+        identity: the client.
+        index: its place in the roster, -1 before there is one.
+        state: of its set-up, then of the current or last round.
+        reason: why it is bad or late, else empty.
+    """
+
+    identity: bytes
+    index: int
+    state: SlotState
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RoundResult:
+    """The sum of the survivors' vectors, and nothing else.
+
+    Attributes:
+        round: number of the round.
+        sums: by name, the sum modulo 2^bits over all survivors, unsigned, shape (length,).
+        participants: identities that were invited, in order of index.
+        survivors: identities whose vectors are in the sums, in order of index.
+    """
+
+    round: int
+    sums: dict[str, Array] = field(repr=False)
+    participants: tuple[bytes, ...]
+    survivors: tuple[bytes, ...]

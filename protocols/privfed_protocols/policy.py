@@ -1,0 +1,98 @@
+"""What a client agrees to, whatever the server says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .errors import BadNeighbour, OverBound, RosterSize, WeakParameters
+from .messages import Offer
+from .vectors import total_bytes
+
+
+@dataclass(frozen=True)
+class ClientPolicy:
+    """Bounds on offers and rosters. Privacy settings first, then bounds on work and memory.
+
+    Attributes:
+        n_min: fewest clients that the client hides among; offers with a smaller `n_min` are refused.
+        min_corrupt: least share of corrupt clients that the threshold has to stand, in [0, 1).
+        max_dropout: largest tolerated drop-out that an offer may ask for; more tolerance means a lower threshold.
+        min_sigma: least statistical security in bits.
+        identities: the only identities allowed in a roster; None allows all. Without a list (and without signatures)
+            a server that lies can fill the roster with clients of its own.
+        plan_digests: the only plans to serve; None allows all.
+        n_max: most clients in a roster.
+        max_rounds: most rounds in an epoch.
+        max_vector_bytes: most bytes of all vectors of one round.
+        require_expiry: refuse offers without an expiry.
+        max_lifetime: most seconds between now and the expiry of an offer; None for no bound.
+    """
+
+    n_min: int = 2
+    min_corrupt: float = 0.0
+    max_dropout: float = 1.0
+    min_sigma: int = 40
+    identities: frozenset[bytes] | None = field(default=None, repr=False)
+    plan_digests: frozenset[bytes] | None = field(default=None, repr=False)
+    n_max: int = 300
+    max_rounds: int = 1024
+    max_vector_bytes: int = 1 << 30
+    require_expiry: bool = False
+    max_lifetime: int | None = None
+
+    def check_offer(self, offer: Offer, *, now: int) -> None:
+        """Refuse an offer that is weaker, larger or older than this policy allows.
+
+        Raises:
+            WeakParameters: fewer clients, less corruption or more drop-out than agreed to, or an unknown plan.
+            OverBound: expired, or too many rounds or bytes.
+            RosterSize: more clients than allowed.
+        """
+        weak = {
+            f"n_min={offer.n_min}, policy asks for at least {self.n_min}": offer.n_min < self.n_min,
+            f"corrupt={offer.corrupt}, policy asks for at least {self.min_corrupt}": offer.corrupt < self.min_corrupt,
+            f"dropout={offer.dropout}, policy allows at most {self.max_dropout}": offer.dropout > self.max_dropout,
+            f"sigma={offer.sigma}, policy asks for at least {self.min_sigma}": offer.sigma < self.min_sigma,
+            "a plan that the policy does not list": (
+                self.plan_digests is not None and offer.plan_digest not in self.plan_digests
+            ),
+        }
+        _refuse(WeakParameters, "offer with", weak)
+        size = total_bytes(offer.vectors)
+        over = {
+            f"{offer.rounds} rounds, policy allows {self.max_rounds}": offer.rounds > self.max_rounds,
+            f"{size} bytes of vectors a round, policy allows {self.max_vector_bytes}": size > self.max_vector_bytes,
+            "no expiry, policy requires one": self.require_expiry and offer.expiry == 0,
+            f"an expiry more than {self.max_lifetime} s away": (
+                self.max_lifetime is not None and offer.expiry > now + self.max_lifetime
+            ),
+        }
+        _refuse(OverBound, "offer with", over)
+        check_not_expired(offer, now=now)
+        if offer.n_max > self.n_max:
+            raise RosterSize(f"offer for up to {offer.n_max} clients, policy allows {self.n_max}")
+
+    def check_identity(self, identity: bytes) -> None:
+        """Refuse a neighbour that is not on the list.
+
+        Raises:
+            BadNeighbour: naming the identity.
+        """
+        if self.identities is not None and identity not in self.identities:
+            raise BadNeighbour(f"identity {identity.hex()} is not on the policy's list")
+
+
+def check_not_expired(offer: Offer, *, now: int) -> None:
+    """Refuse an epoch after its expiry.
+
+    Raises:
+        OverBound: naming both times.
+    """
+    if offer.expiry and now > offer.expiry:
+        raise OverBound(f"epoch expired at {offer.expiry}, it is {now}")
+
+
+def _refuse(error: type[WeakParameters] | type[OverBound], subject: str, findings: dict[str, bool]) -> None:
+    found = [text for text, holds in findings.items() if holds]
+    if found:
+        raise error(f"{subject} {'; '.join(found)}")

@@ -1,0 +1,187 @@
+"""One round on the server: what it keeps while inputs arrive, and how the sum is opened.
+
+Memory is one accumulator per vector; a masked vector is added as it arrives and forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from . import derivation
+from .errors import BadShareMessage, RoundFailed
+from .graph import CompleteGraph
+from .masks import Mask, mask_into
+from .primitives import Agreement, equal, public_key
+from .robust import recover
+from .server_setup import ServerRoster
+from .shamir import LIMBS, PRIME, SHARE_BYTES, Field, combine, from_limbs, lagrange_at_zero
+from .vectors import Array, VectorSpec
+
+
+@dataclass
+class ServerRound:
+    """A round as the server sees it: public values, accumulators, and who did what so far."""
+
+    number: int
+    participants: tuple[int, ...]
+    context: bytes = field(repr=False)
+    sums: dict[str, Array] = field(repr=False)
+    masked: set[int] = field(default_factory=set)
+    survivors: tuple[int, ...] = ()
+    answers: dict[int, bytes] = field(default_factory=dict, repr=False)
+
+    def add(self, index: int, payload: memoryview, vectors: Sequence[VectorSpec]) -> None:
+        """Add the masked vectors of a client, already checked for length."""
+        offset = 0
+        for spec in vectors:
+            part = np.frombuffer(payload, spec.dtype, count=spec.length, offset=offset)
+            np.add(self.sums[spec.name], part, out=self.sums[spec.name])
+            offset += spec.nbytes
+        self.masked.add(index)
+
+    def answer(self, index: int, shares: memoryview, graph: CompleteGraph) -> None:
+        """Keep the shares of a client.
+
+        Raises:
+            BadShareMessage: wrong length, or a limb outside the field.
+        """
+        expected = SHARE_BYTES * len(asked_of(index, self.participants, graph))
+        if len(shares) != expected:
+            raise BadShareMessage(f"answer has {len(shares)} bytes of shares, expected {expected}")
+        if (np.frombuffer(shares, "<u4") >= PRIME).any():
+            raise BadShareMessage("answer has a limb outside the field")
+        self.answers[index] = bytes(shares)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The secrets of a round, by client, and who gave wrong shares. Its repr shows the latter only."""
+
+    seeds: dict[int, bytes] = field(repr=False)
+    keys: dict[int, bytes] = field(repr=False)
+    liars: frozenset[int]
+
+
+class Unopenable(RoundFailed):
+    """The secret of a client cannot be opened.
+
+    Attributes:
+        liars: clients that are proved to have given wrong shares, or to have dealt shares of something else.
+    """
+
+    def __init__(self, message: str, *, round: int, liars: Iterable[int] = ()) -> None:
+        super().__init__(message, round=round)
+        self.liars = frozenset(liars)
+
+
+def asked_of(index: int, participants: Iterable[int], graph: CompleteGraph) -> list[int]:
+    """Whose shares client `index` gives out in a round, in the order of its answer."""
+    invited = set(participants)
+    return [neighbour for neighbour in graph.neighbours(index) if neighbour in invited]
+
+
+def open_secrets(current: ServerRound, *, roster: ServerRoster, epoch: bytes) -> Opened:
+    """Open b of each survivor and e of each participant that dropped out, and check each against its commitment.
+
+    Raises:
+        Unopenable: fewer shares than the threshold, or shares that do not open what was committed to.
+    """
+    t = roster.parameters.t
+    givers, shares = _collect(current, roster.graph)
+    short = [dealer for dealer in current.participants if len(givers[dealer]) < t]
+    if short:
+        raise Unopenable(
+            f"{len(current.answers)} answers leave {len(short)} clients with fewer than {t} shares",
+            round=current.number,
+        )
+    points = np.stack([roster.graph.points(dealer, givers[dealer][:t]) for dealer in current.participants])
+    first = np.stack([shares[dealer][:t] for dealer in current.participants])
+    candidates = from_limbs(combine(lagrange_at_zero(points), first))
+    opened = Opened({}, {}, frozenset())
+    liars: set[int] = set()
+    alive = set(current.survivors)
+    for dealer, candidate in zip(current.participants, candidates, strict=True):
+        secret, wrong = candidate, frozenset[int]()
+        if not _fits(candidate, dealer, current, roster, epoch):
+            secret, wrong = _recover(dealer, givers[dealer], shares[dealer], current, roster, epoch)
+        liars |= wrong
+        if secret is not None:
+            (opened.seeds if dealer in alive else opened.keys)[dealer] = secret
+    return replace(opened, liars=frozenset(liars))
+
+
+def _collect(current: ServerRound, graph: CompleteGraph) -> tuple[dict[int, list[int]], dict[int, Field]]:
+    """Per dealer, who gave a share, and the shares, shape (given, 9)."""
+    givers: dict[int, list[int]] = {dealer: [] for dealer in current.participants}
+    rows: dict[int, list[bytes]] = {dealer: [] for dealer in current.participants}
+    for giver, answer in current.answers.items():
+        for place, dealer in enumerate(asked_of(giver, current.participants, graph)):
+            givers[dealer].append(giver)
+            rows[dealer].append(answer[SHARE_BYTES * place : SHARE_BYTES * (place + 1)])
+    return givers, {
+        dealer: np.frombuffer(b"".join(given), "<u4").reshape(-1, LIMBS).astype(np.uint64)
+        for dealer, given in rows.items()
+    }
+
+
+def _fits(secret: bytes | None, dealer: int, current: ServerRound, roster: ServerRoster, epoch: bytes) -> bool:
+    """Whether a secret is the one its dealer committed to for this round."""
+    if secret is None:
+        return False
+    if dealer not in set(current.survivors):
+        return equal(public_key(secret), roster.round_key(dealer, current.number))
+    identity = roster.identities[dealer]
+    found = derivation.seed_commitment(secret, epoch=epoch, identity=identity, round=current.number)
+    return equal(found, roster.commitment(dealer, current.number))
+
+
+def _recover(
+    dealer: int, givers: list[int], shares: Field, current: ServerRound, roster: ServerRoster, epoch: bytes
+) -> tuple[bytes, frozenset[int]]:
+    """Open a secret of which some shares are wrong, and name who gave them."""
+    outcome = recover(
+        shares,
+        points=roster.graph.points(dealer, givers),
+        threshold=roster.parameters.t,
+        accept=lambda secret: _fits(secret, dealer, current, roster, epoch),
+    )
+    if outcome.secret is None:
+        liars = [dealer] if outcome.dealer_lied else []
+        who = f"client {dealer} dealt shares of another secret than it committed to" if liars else (
+            f"too many of the {len(givers)} shares of client {dealer} are wrong to tell which"
+        )  # fmt: skip
+        raise Unopenable(who, round=current.number, liars=liars)
+    return outcome.secret, frozenset(givers[place] for place in outcome.wrong)
+
+
+def remove_masks(current: ServerRound, opened: Opened, *, roster: ServerRoster, vectors: Sequence[VectorSpec]) -> None:
+    """Take the self masks of survivors and the half-open pair masks of drop-outs out of the accumulators."""
+    rows = _self_rows(current, opened, vectors) + _pair_rows(current, opened, roster, vectors)
+    for position, spec in enumerate(vectors):
+        mask_into(current.sums[spec.name], current.sums[spec.name], [row[position] for row in rows])
+
+
+def _self_rows(current: ServerRound, opened: Opened, vectors: Sequence[VectorSpec]) -> list[list[Mask]]:
+    return [
+        [
+            replace(mask, subtract=True)
+            for mask in derivation.self_masks(seed, context=current.context, index=index, vectors=vectors)
+        ]
+        for index, seed in opened.seeds.items()
+    ]
+
+
+def _pair_rows(
+    current: ServerRound, opened: Opened, roster: ServerRoster, vectors: Sequence[VectorSpec]
+) -> list[list[Mask]]:
+    """The masks that the drop-outs would have applied: the opposite of what their neighbours did."""
+    rows = []
+    for index, key in opened.keys.items():
+        agreement = Agreement(key)
+        for peer in asked_of(index, current.survivors, roster.graph):
+            secret = agreement.shared_secret(roster.round_key(peer, current.number))
+            rows.append(derivation.pair_masks(secret, context=current.context, index=index, peer=peer, vectors=vectors))
+    return rows

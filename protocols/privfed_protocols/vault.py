@@ -1,0 +1,127 @@
+"""The secrets of one client in one epoch, kept where they can be overwritten.
+
+Rounds burn in ascending order, so two pointers say what is left: own secrets from `own_from` on, shares held for
+others from `held_from` on. What lies before them is zeros, and is not in what `dump` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from .primitives import KEY_BYTES
+from .shamir import SHARE_BYTES
+
+PAIR_BYTES = 2 * SHARE_BYTES  # share of e, then share of b
+
+
+class SavedVault(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What is left of a vault, as bytes. Its repr shows nothing."""
+
+    rounds: int
+    channel: bytes
+    sharing_seed: bytes
+    own_from: int
+    keys: bytes
+    seeds: bytes
+    neighbours: int
+    held_from: int
+    held: bytes
+
+    def __repr__(self) -> str:
+        return "<SavedVault>"
+
+
+class Vault:
+    """Channel key, sharing seed, and for each round the mask key e, the self-mask seed b and the shares held."""
+
+    def __init__(self, rounds: int, randomness: Callable[[int], bytes]) -> None:
+        self.rounds = rounds
+        self.channel = bytearray(randomness(KEY_BYTES))
+        self.sharing_seed = bytearray(randomness(KEY_BYTES))
+        self.keys = bytearray().join(randomness(KEY_BYTES) for _ in range(rounds))
+        self.seeds = bytearray().join(randomness(KEY_BYTES) for _ in range(rounds))
+        self.own_from = 1
+        self.held: npt.NDArray[np.uint8] = np.zeros((rounds, 0, PAIR_BYTES), np.uint8)
+        self.held_from = 1
+
+    def key(self, round: int) -> memoryview:
+        """X25519 private key e of a round."""
+        return memoryview(self.keys)[KEY_BYTES * (round - 1) : KEY_BYTES * round]
+
+    def seed(self, round: int) -> memoryview:
+        """Self-mask seed b of a round."""
+        return memoryview(self.seeds)[KEY_BYTES * (round - 1) : KEY_BYTES * round]
+
+    def erase_sharing_seed(self) -> None:
+        """Overwrite what the sharing polynomials came from, once the shares are made."""
+        _zero(self.sharing_seed)
+
+    def erase_channel(self) -> None:
+        """Overwrite the channel key, once the delivery is opened."""
+        _zero(self.channel)
+
+    def erase_own(self, *, through: int) -> None:
+        """Overwrite e and b of all rounds up to and with `through`."""
+        end = min(through, self.rounds)
+        size = KEY_BYTES * (end - self.own_from + 1)
+        if size > 0:
+            start = KEY_BYTES * (self.own_from - 1)
+            self.keys[start : start + size] = bytes(size)
+            self.seeds[start : start + size] = bytes(size)
+            self.own_from = end + 1
+
+    def erase_round(self, *, through: int) -> None:
+        """Overwrite everything about all rounds up to and with `through`."""
+        self.erase_own(through=through)
+        end = min(through, self.rounds)
+        if end >= self.held_from:
+            self.held[self.held_from - 1 : end] = 0
+            self.held_from = end + 1
+
+    def erase(self) -> None:
+        """Overwrite everything."""
+        self.erase_sharing_seed()
+        self.erase_channel()
+        self.erase_round(through=self.rounds)
+
+    def dump(self) -> SavedVault:
+        """What is left, as bytes; an erased key is an empty one."""
+        return SavedVault(
+            rounds=self.rounds,
+            channel=bytes(self.channel) if any(self.channel) else b"",
+            sharing_seed=bytes(self.sharing_seed) if any(self.sharing_seed) else b"",
+            own_from=self.own_from,
+            keys=bytes(self.keys[KEY_BYTES * (self.own_from - 1) :]),
+            seeds=bytes(self.seeds[KEY_BYTES * (self.own_from - 1) :]),
+            neighbours=self.held.shape[1],
+            held_from=self.held_from,
+            held=self.held[self.held_from - 1 :].tobytes(),
+        )
+
+    @classmethod
+    def load(cls, saved: SavedVault) -> Vault:
+        """Inverse of `dump`."""
+        vault = cls.__new__(cls)
+        vault.rounds = saved.rounds
+        vault.channel = bytearray(saved.channel or KEY_BYTES)
+        vault.sharing_seed = bytearray(saved.sharing_seed or KEY_BYTES)
+        vault.own_from = saved.own_from
+        gone = bytes(KEY_BYTES * (saved.own_from - 1))
+        vault.keys = bytearray(gone + saved.keys)
+        vault.seeds = bytearray(gone + saved.seeds)
+        vault.held_from = saved.held_from
+        vault.held = np.zeros((saved.rounds, saved.neighbours, PAIR_BYTES), np.uint8)
+        left = np.frombuffer(saved.held, np.uint8)
+        vault.held[saved.held_from - 1 :] = left.reshape(-1, saved.neighbours, PAIR_BYTES) if left.size else 0
+        return vault
+
+    def __repr__(self) -> str:
+        return "<Vault>"
+
+
+def _zero(secret: bytearray) -> None:
+    secret[:] = bytes(len(secret))
