@@ -29,7 +29,7 @@ def clip_l2(vector: npt.ArrayLike, bound: float) -> npt.NDArray[np.float64]:
 
     Guarantees:
         The exact Euclidean norm of the returned floats, as real numbers, is at most `bound`: every rounding on the
-        way is counted for, so that vectors within a relative 4 (d + 8) 2^-53 of the bound may shrink by that much.
+        way is counted for, so that vectors within a relative 5 (d + 8) 2^-53 of the bound may shrink by that much.
         A vector shorter than that comes back unchanged, and clipping a second time changes nothing.
 
     Raises:
