@@ -26,6 +26,8 @@ NOISE_TAIL = 14.0  # standard deviations that must fit: beyond lie 1e-44 of a Ga
 MAX_SCALE = 2.0**40  # below float64's 2^-53 of a unit sum nothing is gained
 MIN_SHARE_SIGMA = 2.0**16  # the fine-grid slack of 1e6 coordinates and 1e4 rounds stays below 1e-5 in epsilon
 MAX_SHARE_SIGMA = 2.0**50  # what the sampler draws
+MAX_GRID_PRICE = 1.5  # sensitivity on the grid over that of the real vector; in ordinary settings it is below 1.0001
+ROUNDED_UP = 1.0 + 2.0**-44  # more than the accountant adds to be on the safe side
 
 
 class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,7 +66,7 @@ def decode_terms(data: bytes) -> Terms:
     """
     try:
         return msgspec.msgpack.decode(data, type=Terms)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"the terms of the release are malformed: {error}") from None
 
 
@@ -123,16 +125,21 @@ def make_plan(query: Query, query_digest: bytes, terms: Terms) -> Plan:
             " more clients are needed, or fewer drop-outs and colluders tolerated"
         )
     relative = unit_bound / math.sqrt(terms.mu2 * honest) if terms.mu2 > 0 else 0.0
-    scale = _scale(terms.planned * (capacity + NOISE_TAIL * relative))
+    scale = _scale(terms.planned * (capacity + NOISE_TAIL * relative), relative)
     if terms.unit == "record":
         sensitivity = record_sensitivity(
             bound=unit_bound, scale=scale, dimension=dimension, max_records=terms.max_records
         )
     else:
         sensitivity = client_sensitivity(bound=unit_bound, scale=scale, dimension=dimension)
+    if sensitivity > MAX_GRID_PRICE * unit_bound * scale:
+        raise UsageError(
+            f"rounding to the grid costs more than the data: sensitivity {sensitivity / scale:.3g} for {unit_bound:.3g};"
+            " lower max_records to what a client really holds, or choose an epsilon between 0.001 and 1000"
+        )
     share_sigma = 0.0
     if terms.mu2 > 0:
-        share_sigma = math.nextafter(sensitivity / math.sqrt(terms.mu2 * honest), math.inf)
+        share_sigma = sensitivity / math.sqrt(terms.mu2 * honest) * ROUNDED_UP
         if not MIN_SHARE_SIGMA <= share_sigma <= MAX_SHARE_SIGMA:
             raise UsageError(
                 f"a noise share of {share_sigma:.3g} grid units, expected {MIN_SHARE_SIGMA:.0f} to {MAX_SHARE_SIGMA:.2g}:"
@@ -152,11 +159,14 @@ def make_plan(query: Query, query_digest: bytes, terms: Terms) -> Plan:
     )
 
 
-def _scale(load: float) -> float:
-    """Return the largest power of two with `load * scale` within the ring, at most `MAX_SCALE`."""
+def _scale(load: float, share_std: float) -> float:
+    """Return the largest power of two for which sums of `load` fit the ring and a share of `share_std` the sampler."""
     if not (math.isfinite(load) and load > 0):
         raise UsageError(f"the plan's sums reach {load!r}: lower max_records, or choose a larger epsilon")
-    return min(2.0 ** math.floor(math.log2(RING_HEADROOM / load)), MAX_SCALE)
+    largest = RING_HEADROOM / load
+    if share_std > 0:
+        largest = min(largest, MAX_SHARE_SIGMA / (2.0 * share_std))
+    return min(2.0 ** math.floor(math.log2(largest)), MAX_SCALE)
 
 
 def _check(terms: Terms) -> None:

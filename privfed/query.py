@@ -237,7 +237,7 @@ def decode_query(data: bytes) -> Query:
         raise UsageError(f"the query has {len(data)} bytes, at most {MAX_QUERY_BYTES} are read")
     try:
         envelope = msgspec.msgpack.decode(data, type=_Envelope)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"the query is malformed: {error}") from None
     cls = Query._registry.get(envelope.kind)
     if cls is None:
@@ -247,7 +247,7 @@ def decode_query(data: bytes) -> Query:
         raise UsageError(f"query {envelope.kind!r} has fields {sorted(envelope.fields)}, expected {sorted(expected)}")
     try:
         return cls(**{name: _from_wire(value) for name, value in envelope.fields.items()})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"query {envelope.kind!r} refuses its fields: {error}") from error
 
 

@@ -19,6 +19,7 @@ from privfed.federation.client import ClientSide
 from privfed.federation.door import RoundOutcome, RoundTask
 from privfed.mechanism.randomness import Keystream
 from privfed_accounting import Budget, Ledger, View
+from privfed_protocols.parameters import MAX_COMPLETE
 
 __all__ = ["LocalFederation"]
 
@@ -76,6 +77,11 @@ class LocalFederation(FederationBase):
         if mode not in ("secure", "trusted"):
             raise UsageError(f"mode is {mode!r}, expected 'secure' or 'trusted'")
         self._sources = named_sources(clients)
+        if mode == "secure" and len(self._sources) > MAX_COMPLETE:
+            raise UsageError(
+                f"{len(self._sources)} clients: secure aggregation on the complete graph carries at most {MAX_COMPLETE};"
+                " use mode='trusted' to experiment with more"
+            )
         for source in self._sources.values():
             if source.in_memory and len(source.load()) > max_records:
                 raise DataError(

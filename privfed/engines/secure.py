@@ -77,7 +77,17 @@ class SecureEpoch:
                 dropout=dropout,
             )
         )
-        policy = ClientPolicy.for_offer_of(len(clients)) if hasattr(ClientPolicy, "for_offer_of") else ClientPolicy()
+        # What each client would insist on without being told: nobody else, no fewer, no weaker, no other plan.
+        policy = ClientPolicy(
+            n_min=guaranteed,
+            n_max=len(clients),
+            min_corrupt=corrupt,
+            max_dropout=dropout,
+            identities=frozenset(self._sides),
+            plan_digests=frozenset({plan_digest}),
+            max_rounds=rounds,
+            max_vector_bytes=dimension * RING_BITS // 8,
+        )
         self._clients = {identity: Client(identity, policy=policy) for identity in self._sides}
         self._bytes_up = 0
         try:

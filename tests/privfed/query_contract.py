@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from privfed.errors import DataError
@@ -31,7 +31,7 @@ class QueryContract:
     def make(self) -> Query:
         raise NotImplementedError
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     @given(seed=st.integers(0, 2**32))
     def test_one_row_obeys_every_bound(self, seed: int) -> None:
         query = self.make()
@@ -42,7 +42,7 @@ class QueryContract:
                 assert norm <= block.bound * (1 + ROUNDING), (block.name, row)
             assert np.linalg.norm(query.checked_contribution(row[None, :])) <= 1 + ROUNDING
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     @given(seed=st.integers(0, 2**32), cut=st.integers(0, 40))
     def test_contribution_is_a_sum_over_rows(self, seed: int, cut: int) -> None:
         query = self.make()

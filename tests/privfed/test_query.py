@@ -80,6 +80,8 @@ def _envelope(**changes: object) -> bytes:
         (_envelope() + b"\x00", "malformed"),
         (_envelope(kind="os.system"), "unknown query kind"),
         (_envelope(kind=7), "malformed"),
+        (b"\x82\xa4kind\xa5count\xa6fields\x81\xa1x" + b"\x91" * 100_000 + b"\xc0", "malformed"),
+        (b"\x82\xa4kind\xa5\xff\xff\xff\xff\xff\xa6fields\x80", "malformed"),
         (_envelope(extra=1), "malformed"),
         (_envelope(fields={"dimension": 3}), "has fields"),
         (_envelope(fields={"dimension": 3, "clip": 1.0, "more": 1}), "has fields"),

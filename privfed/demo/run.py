@@ -1,0 +1,212 @@
+"""The main job, end to end: silos, protected preprocessing, a private mixture, comparison, verification, report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from privfed.demo.compare import Score, pooled_score, score_of, silo_scores
+from privfed.demo.data import DemoData, IntArray, dirichlet_silos, load_data, split
+from privfed.demo.options import DemoOptions
+from privfed.demo.pages import write_pages
+from privfed.demo.progress import RoundTable
+from privfed.engines import Dropout, LocalFederation
+from privfed.learners.mixture import GaussianMixture, RoundReport
+from privfed.query import FloatArray
+from privfed.statistics.histograms import Magnitudes, radius_of
+from privfed.statistics.moments import Moments, moments_of
+from privfed.statistics.transform import LinearMap, TransformedFederation, principal_components
+from privfed_accounting import Budget, Verification, verify
+
+__all__ = ["DemoResult", "run_demo"]
+
+HELD_OUT = 0.2
+ALPHA = 0.5  # of the Dirichlet: a silo holds mostly two or three of ten labels
+PROJECTED = 8  # principal components that the mixture sees
+MAX_RECORDS = 100_000  # rows that a silo may hold; public
+VIEWS = ("server", "client", "unmasked")
+# Shares of the budget: range (only where no bounds are public), mean and spread, covariance; the mixture has the rest.
+RANGE, MEAN, COVARIANCE = 0.03, 0.03, 0.22
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found; `pages` turns it into files.
+
+    Attributes:
+        options, data: what it was run on.
+        sizes: training rows per silo (known to the demo, never to the server).
+        rounds: (number, purpose, survivors, log-likelihood or None, epsilon per view, bytes up) of every release.
+        private, pooled, silos: held-out scores.
+        weights, images: the mixture's weights and its means, mapped back to the space of the rows.
+        verification: verdict on the ledger.
+        seconds: wall time.
+    """
+
+    options: DemoOptions
+    data: DemoData
+    sizes: tuple[int, ...]
+    rounds: tuple[dict[str, Any], ...]
+    private: Score
+    pooled: Score
+    silos: tuple[Score, ...]
+    weights: FloatArray
+    images: FloatArray
+    ledger: Path
+    verification: Verification
+    seconds: float
+
+
+def run_demo(options: DemoOptions, console: Console | None = None) -> dict[str, Any]:
+    """Run the demo and write ledger, `report.html` and `report.json` into a folder; return a summary for JSON.
+
+    Args:
+        options: see `DemoOptions`.
+        console: where progress is drawn; standard error by default.
+
+    Raises:
+        PrivfedError, AccountingError: a choice or a file cannot be used; nothing is lost, a started ledger verifies.
+    """
+    started = time.monotonic()
+    console = console or Console(stderr=True)
+    data = load_data(options.data)
+    rng = np.random.default_rng(options.seed)
+    train, test = split(data, held_out=HELD_OUT, rng=rng)
+    silos = dirichlet_silos(data.labels, train, options.clients, alpha=ALPHA, rng=rng)
+    folder = _fresh_folder(options.out)
+    budget = Budget(epsilon=options.epsilon, delta=options.delta, unit="record")
+    clients = {f"silo-{index:02d}": data.rows[rows] for index, rows in enumerate(silos)}
+    if options.progress:
+        _introduce(console, options, data, silos)
+    with LocalFederation(
+        clients,
+        budget=budget,
+        ledger=folder / "ledger.db",
+        dropout=options.dropout,
+        dropouts=list(_losses(options)),
+        max_records=MAX_RECORDS,
+    ) as federation:
+        table = RoundTable(console, VIEWS, show=options.progress)
+        with table:
+            rounds: list[dict[str, Any]] = []
+            linear_map, mixture = _train(federation, data, options, table, rounds)
+    verification = verify(folder / "ledger.db")
+    projected = [linear_map(rows) for rows in clients.values()]
+    held_out, labels = linear_map(data.rows[test]), None if data.labels is None else data.labels[test]
+    settings: dict[str, Any] = {"components": options.components, "seed": options.seed}
+    result = DemoResult(
+        options=options,
+        data=data,
+        sizes=tuple(len(rows) for rows in silos),
+        rounds=tuple(rounds),
+        private=score_of(mixture, held_out, labels),
+        pooled=pooled_score(np.concatenate(projected), held_out, labels, **settings),
+        silos=tuple(silo_scores(projected, held_out, labels, **settings)),
+        weights=mixture.weights_,
+        images=linear_map.inverse(mixture.means_),
+        ledger=folder / "ledger.db",
+        verification=verification,
+        seconds=time.monotonic() - started,
+    )
+    return write_pages(result, console)
+
+
+def _train(
+    federation: LocalFederation,
+    data: DemoData,
+    options: DemoOptions,
+    table: RoundTable,
+    rounds: list[dict[str, Any]],
+) -> tuple[LinearMap, GaussianMixture]:
+    """Project on private principal components, then fit the private mixture: every number through one door."""
+
+    def report(stage: RoundReport) -> None:
+        if stage.release is not None:
+            _record(stage.release, f"mixture: {stage.stage}", stage.log_likelihood)
+
+    def _record(release: Any, purpose: str, log_likelihood: float | None = None) -> None:
+        table.add(release, purpose, log_likelihood)
+        rounds.append(
+            {
+                "round": release.round,
+                "purpose": purpose,
+                "survivors": release.survivors,
+                "lost": list(release.lost),
+                "log_likelihood": log_likelihood,
+                "epsilon": dict(release.epsilon),
+                "bytes_up": release.bytes_up,
+            }
+        )
+
+    d = federation.n_features
+    if data.bounds is None:
+        release = federation.release(Magnitudes(), share=RANGE, purpose="range of the rows")
+        _record(release, "range")
+        about = Moments(center=np.zeros(d), radius=radius_of(release), second="trace")
+    else:
+        low, high = data.bounds
+        ball = Moments.in_box(np.full(d, low), np.full(d, high))
+        about = Moments(center=ball.center, radius=ball.radius, second="trace")
+    release = federation.release(about, share=MEAN, purpose="mean and spread")
+    _record(release, "mean")
+    mean, spread = _mean_and_spread(about, release)
+    query = Moments(center=mean, radius=min(1.1 * spread, about.radius))
+    release = federation.release(query, share=COVARIANCE, purpose="covariance")
+    _record(release, "covariance")
+    _, center, covariance = moments_of(query, release)
+    linear_map, variances = principal_components(center, covariance, min(PROJECTED, d))
+    reach = 4.0 * np.sqrt(variances)
+    mixture = GaussianMixture(
+        options.components,
+        covariance_type="tied",
+        bounds=(-reach, reach),
+        random_state=options.seed,
+        callback=report,
+    )
+    mixture.fit(TransformedFederation(federation, linear_map))
+    return linear_map, mixture
+
+
+def _mean_and_spread(query: Moments, release: Any) -> tuple[FloatArray, float]:
+    """Return the noised mean and the root of the noised total variance, at least 1 % of the ball's radius."""
+    count = max(float(release["count"]), 1.0)
+    shift = release["sum"] / count
+    variance = float(release["second"]) / count - float(shift @ shift)
+    return query.center + shift, math.sqrt(max(variance, (0.01 * query.radius) ** 2))
+
+
+def _losses(options: DemoOptions) -> Iterator[Dropout]:
+    """Lose one silo in set-up and two in mid-round, as far as the plan tolerates."""
+    losses = (
+        Dropout("silo-01", "shares"),
+        Dropout("silo-02", "masked", rounds=range(6, 1000)),
+        Dropout(f"silo-{options.clients - 1:02d}", "masked", rounds=range(14, 1000)),
+    )
+    yield from losses[: math.floor(options.dropout * options.clients + 1e-9)]
+
+
+def _fresh_folder(out: Path) -> Path:
+    """Return `out`, or the first `out/run-N` if `out` holds a ledger already: a ledger is never overwritten."""
+    folder, number = out, 1
+    while (folder / "ledger.db").exists():
+        number += 1
+        folder = out / f"run-{number}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _introduce(console: Console, options: DemoOptions, data: DemoData, silos: list[IntArray]) -> None:
+    sizes = sorted(len(rows) for rows in silos)
+    console.print(
+        f"[bold]{data.name}[/bold]: {sum(sizes)} training rows at {len(sizes)} silos of {sizes[0]} to {sizes[-1]} rows,"
+        f" no two alike.\nbudget: epsilon {options.epsilon:g} at delta {options.delta:g} for adding or removing one record,"
+        f" guarded against the server; secure aggregation sa1; up to {math.floor(options.dropout * options.clients + 1e-9)}"
+        " silos may be lost"
+    )
