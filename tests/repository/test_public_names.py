@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
 PACKAGES = ("privfed", "privfed_protocols", "privfed_accounting")
 
 
@@ -108,3 +111,11 @@ def test_first_docstring_line_is_a_sentence() -> None:
         if inspect.isclass(thing) or inspect.isfunction(thing):
             first = (inspect.getdoc(thing) or "").split("\n\n")[0].strip()
             assert first.endswith((".", ":")), f"{name}: {first!r}"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """A lower package's name counts where it is at home: the page of `privfed` only points there."""
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE.glob("*.md"))
+    shown = {identifier.rsplit(".", 1)[-1] for identifier in re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE)}
+    names = {name.rsplit(".", 1)[-1] for name, _ in public_objects()} - {"__version__"}
+    assert names - shown == set()
