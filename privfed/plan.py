@@ -27,6 +27,7 @@ MAX_SCALE = 2.0**40  # below float64's 2^-53 of a unit sum nothing is gained
 MIN_SHARE_SIGMA = 2.0**16  # the fine-grid slack of 1e6 coordinates and 1e4 rounds stays below 1e-5 in epsilon
 MAX_SHARE_SIGMA = 2.0**50  # what the sampler draws
 MAX_GRID_PRICE = 1.5  # sensitivity on the grid over that of the real vector; in ordinary settings it is below 1.0001
+REMEDY = "lower max_records to what a client really holds, or choose an epsilon between 0.001 and 1000"
 ROUNDED_UP = 1.0 + 2.0**-44  # more than the accountant adds to be on the safe side
 
 
@@ -133,18 +134,14 @@ def make_plan(query: Query, query_digest: bytes, terms: Terms) -> Plan:
     else:
         sensitivity = client_sensitivity(bound=unit_bound, scale=scale, dimension=dimension)
     if sensitivity > MAX_GRID_PRICE * unit_bound * scale:
-        raise UsageError(
-            f"rounding to the grid costs more than the data: sensitivity {sensitivity / scale:.3g} for {unit_bound:.3g};"
-            " lower max_records to what a client really holds, or choose an epsilon between 0.001 and 1000"
-        )
+        found = f"sensitivity {sensitivity / scale:.3g} on the grid for one of {unit_bound:.3g}"
+        raise UsageError(f"rounding costs more than the data, {found}: {REMEDY}")
     share_sigma = 0.0
     if terms.mu2 > 0:
         share_sigma = sensitivity / math.sqrt(terms.mu2 * honest) * ROUNDED_UP
         if not MIN_SHARE_SIGMA <= share_sigma <= MAX_SHARE_SIGMA:
-            raise UsageError(
-                f"a noise share of {share_sigma:.3g} grid units, expected {MIN_SHARE_SIGMA:.0f} to {MAX_SHARE_SIGMA:.2g}:"
-                " lower max_records to what a client really holds, or choose an epsilon between 0.001 and 1000"
-            )
+            expected = f"expected {MIN_SHARE_SIGMA:.0f} to {MAX_SHARE_SIGMA:.2g}"
+            raise UsageError(f"a noise share spans {share_sigma:.3g} grid units, {expected}: {REMEDY}")
     digest = hashlib.sha256(b"privfed plan v1\x00" + query_digest + terms.encode()).digest()
     return Plan(
         terms=terms,

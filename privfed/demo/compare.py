@@ -47,7 +47,7 @@ def pooled_score(train: FloatArray, test: FloatArray, labels: IntArray | None, *
 def silo_scores(
     silos: Sequence[FloatArray], test: FloatArray, labels: IntArray | None, *, components: int, seed: int
 ) -> list[Score]:
-    """Score scikit-learn's mixture of each silo's own rows: what a silo would have alone, one component per ten rows."""
+    """Score scikit-learn's mixture of each silo's own rows, one component per ten: what a silo would have alone."""
     scores = []
     for rows in silos:
         own = max(1, min(components, len(rows) // 10))

@@ -206,7 +206,7 @@ def _introduce(console: Console, options: DemoOptions, data: DemoData, silos: li
     sizes = sorted(len(rows) for rows in silos)
     console.print(
         f"[bold]{data.name}[/bold]: {sum(sizes)} training rows at {len(sizes)} silos of {sizes[0]} to {sizes[-1]} rows,"
-        f" no two alike.\nbudget: epsilon {options.epsilon:g} at delta {options.delta:g} for adding or removing one record,"
-        f" guarded against the server; secure aggregation sa1; up to {math.floor(options.dropout * options.clients + 1e-9)}"
-        " silos may be lost"
+        f" no two alike.\nbudget: epsilon {options.epsilon:g} at delta {options.delta:g} for adding or removing one"
+        " record, guarded against the server; secure aggregation sa1; up to"
+        f" {math.floor(options.dropout * options.clients + 1e-9)} silos may be lost"
     )

@@ -79,7 +79,7 @@ class LocalFederation(FederationBase):
         self._sources = named_sources(clients)
         if mode == "secure" and len(self._sources) > MAX_COMPLETE:
             raise UsageError(
-                f"{len(self._sources)} clients: secure aggregation on the complete graph carries at most {MAX_COMPLETE};"
+                f"{len(self._sources)} clients: secure aggregation carries at most {MAX_COMPLETE} so far;"
                 " use mode='trusted' to experiment with more"
             )
         for source in self._sources.values():
