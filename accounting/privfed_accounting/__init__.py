@@ -1,0 +1,77 @@
+"""The accounting half of privfed: exact Gaussian accounting, views, a budget filter and a durable ledger.
+
+Importing this package computes nothing and loads neither scipy nor SQLAlchemy; names arrive when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from privfed_accounting.budget import Allowance as Allowance
+    from privfed_accounting.budget import Budget as Budget
+    from privfed_accounting.budget import allowance as allowance
+    from privfed_accounting.budget import calibrate as calibrate
+    from privfed_accounting.budget import calibrate_mu2 as calibrate_mu2
+    from privfed_accounting.charge import Charge as Charge
+    from privfed_accounting.charge import Total as Total
+    from privfed_accounting.errors import AccountingError as AccountingError
+    from privfed_accounting.errors import BudgetExhausted as BudgetExhausted
+    from privfed_accounting.errors import BudgetMismatch as BudgetMismatch
+    from privfed_accounting.errors import CorruptLedger as CorruptLedger
+    from privfed_accounting.errors import GuaranteeBroken as GuaranteeBroken
+    from privfed_accounting.errors import LedgerBusy as LedgerBusy
+    from privfed_accounting.errors import LedgerError as LedgerError
+    from privfed_accounting.errors import LedgerFull as LedgerFull
+    from privfed_accounting.errors import LedgerReadOnly as LedgerReadOnly
+    from privfed_accounting.errors import LedgerUnreadable as LedgerUnreadable
+    from privfed_accounting.errors import LedgerVersionError as LedgerVersionError
+    from privfed_accounting.errors import NotALedger as NotALedger
+    from privfed_accounting.errors import NumericalError as NumericalError
+    from privfed_accounting.errors import ParameterError as ParameterError
+    from privfed_accounting.fine_grid import ddg_tau as ddg_tau
+    from privfed_accounting.fine_grid import fine_grid_charge as fine_grid_charge
+    from privfed_accounting.gaussian import gaussian_delta as gaussian_delta
+    from privfed_accounting.gaussian import gaussian_epsilon as gaussian_epsilon
+    from privfed_accounting.gaussian import gaussian_mu as gaussian_mu
+    from privfed_accounting.gaussian import log_gaussian_delta as log_gaussian_delta
+    from privfed_accounting.ledger import Ledger as Ledger
+    from privfed_accounting.records import NoteRecord as NoteRecord
+    from privfed_accounting.records import RoundRecord as RoundRecord
+    from privfed_accounting.reporting import report_data as report_data
+    from privfed_accounting.round_plan import RoundPlan as RoundPlan
+    from privfed_accounting.verification import Verification as Verification
+    from privfed_accounting.verification import verify as verify
+    from privfed_accounting.views import View as View
+    from privfed_accounting.views import standard_views as standard_views
+
+_MODULES = {
+    "budget": "Allowance Budget allowance calibrate calibrate_mu2",
+    "charge": "Charge Total",
+    "errors": "AccountingError BudgetExhausted BudgetMismatch CorruptLedger GuaranteeBroken LedgerBusy LedgerError LedgerFull "
+    "LedgerReadOnly LedgerUnreadable LedgerVersionError NotALedger NumericalError ParameterError",
+    "fine_grid": "ddg_tau fine_grid_charge",
+    "gaussian": "gaussian_delta gaussian_epsilon gaussian_mu log_gaussian_delta",
+    "ledger": "Ledger",
+    "records": "NoteRecord RoundRecord",
+    "reporting": "report_data",
+    "round_plan": "RoundPlan",
+    "verification": "Verification verify",
+    "views": "View standard_views",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

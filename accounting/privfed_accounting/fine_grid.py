@@ -1,0 +1,131 @@
+"""The fine grid: sums of discrete Gaussian shares, accounted exactly as a Gaussian mechanism plus named error terms.
+
+Proof in accounting/README.md ("The fine-grid theorem"); in one line: a rounded continuous Gaussian is post-processing of
+the Gaussian mechanism, and at sigma = sqrt(shares) * share_sigma its mass at k over a discrete Gaussian's is
+constant * sinh(y)/y * (factor in [exp(-1/(24 sigma^2)), 1]) with y = k/(2 sigma^2), hence within
+[exp(-1/(24 sigma^2)), exp(k^2/(24 sigma^4))] of the constant.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Final
+
+import numpy as np
+
+from privfed_accounting.charge import Charge
+from privfed_accounting.errors import ParameterError
+
+# Probability of the noise vector's norm passing the radius, a round: exp(-TAIL_EXPONENT) = 2^-128, negligible against
+# any delta in use even times exp(epsilon) and a million rounds. The slack grows only like its root at large dimension.
+TAIL_EXPONENT: Final = 128.0 * math.log(2.0)
+
+# Assumed of a noise sampler that does not say: total variation distance per drawn number.
+DEFAULT_SAMPLER_DISTANCE: Final = 2.0**-100
+
+# arXiv:2102.06387 proves the convolution of discrete Gaussians for standard deviations from 1/2 on.
+LEAST_SHARE_SIGMA: Final = 0.5
+
+# Relative allowance for the rounding of the few operations below; results are multiplied by 1 + this.
+_ROUNDING: Final = 1e-14
+
+
+def ddg_tau(*, share_sigma: float, shares: int) -> float:
+    """Largest log-ratio, both directions together, of a sum of discrete Gaussians to one discrete Gaussian.
+
+    10 * sum over 1 <= k < shares of exp(-2 pi^2 share_sigma^2 k / (k + 1)), per coordinate
+    (arXiv:2102.06387, theorem 1: 5 for either direction).
+
+    Args:
+        share_sigma: standard deviation parameter of each share, >= 1/2, in grid steps.
+        shares: number of shares in the sum, >= 1; a single share gives 0.
+
+    Guarantees:
+        Terms that underflow are counted as the least normal float, never as zero.
+
+    >>> ddg_tau(share_sigma=2.0, shares=1000) < 1e-16
+    True
+    """
+    _check_noise(share_sigma, shares)
+    if shares == 1:
+        return 0.0
+    k = np.arange(1, shares, dtype=np.float64)
+    exponents = -2.0 * math.pi**2 * share_sigma * share_sigma * (k / (k + 1.0))
+    with np.errstate(under="ignore"):
+        terms = np.maximum(np.exp(exponents), sys.float_info.min)
+    return 10.0 * math.fsum(terms.tolist())
+
+
+def fine_grid_charge(
+    *,
+    l2_sensitivity: float,
+    dimension: int,
+    share_sigma: float,
+    shares: int,
+    sampler_distance: float = DEFAULT_SAMPLER_DISTANCE,
+    tail_exponent: float = TAIL_EXPONENT,
+) -> Charge:
+    """Cost of one release of an integer vector plus `shares` discrete Gaussian shares, to a view that knows none of them.
+
+    Args:
+        l2_sensitivity: how far one unit moves the integer vector, L2, in grid steps, > 0.
+        dimension: coordinates of the vector, >= 1.
+        share_sigma: standard deviation parameter of each share, in grid steps, >= 1/2.
+        shares: shares in the sum that the view does not know; 0 gives an infinite charge.
+        sampler_distance: total variation distance of one drawn number from the discrete Gaussian.
+        tail_exponent: the radius of the noise is passed with probability exp(-tail_exponent).
+
+    Returns:
+        A charge that also holds for any larger number of shares: more independent noise is post-processing.
+
+    Guarantees:
+        Every field is rounded up, and no term is lost to underflow.
+    """
+    _check_positive(l2_sensitivity, "l2_sensitivity")
+    if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < 1:
+        raise ParameterError(f"dimension is {dimension!r}, expected an integer >= 1")
+    if not 0.0 <= sampler_distance < 1.0:
+        raise ParameterError(f"sampler_distance is {sampler_distance!r}, expected 0 <= distance < 1")
+    _check_positive(tail_exponent, "tail_exponent")
+    if shares == 0:
+        return Charge.non_private()
+    tau = ddg_tau(share_sigma=share_sigma, shares=shares)
+    variance = shares * share_sigma * share_sigma
+    radius2 = noise_radius(dimension=dimension, sigma=math.sqrt(variance), tail_exponent=tail_exponent) ** 2
+    slack = (dimension + radius2) / (24.0 * variance) + dimension * tau
+    return Charge(
+        mu2=_up(l2_sensitivity * l2_sensitivity / variance),
+        epsilon_slack=_up(slack),
+        delta_tail=_up(math.exp(-tail_exponent)),
+        sampler_distance=_up(sampler_distance * shares * dimension),
+    )
+
+
+def noise_radius(*, dimension: int, sigma: float, tail_exponent: float = TAIL_EXPONENT) -> float:
+    """Norm, in units of sigma, that a rounded Gaussian vector passes with probability at most exp(-tail_exponent).
+
+    Laurent and Massart 2000, lemma 1 (chi^2_d >= d + 2 sqrt(d x) + 2 x with probability <= exp(-x)), plus half a step
+    of rounding in each coordinate.
+    """
+    x = tail_exponent
+    return math.sqrt(dimension + 2.0 * math.sqrt(dimension * x) + 2.0 * x) + math.sqrt(dimension) / (2.0 * sigma)
+
+
+def _up(value: float) -> float:
+    return max(value * (1.0 + _ROUNDING), sys.float_info.min) if value > 0.0 else 0.0
+
+
+def _check_noise(share_sigma: float, shares: int) -> None:
+    if isinstance(shares, bool) or not isinstance(shares, int) or shares < 1:
+        raise ParameterError(f"the number of noise shares is {shares!r}, expected an integer >= 1")
+    if not (math.isfinite(share_sigma) and share_sigma >= LEAST_SHARE_SIGMA):
+        raise ParameterError(
+            f"share_sigma is {share_sigma!r} grid steps, expected at least {LEAST_SHARE_SIGMA}: raise the encoding scale, "
+            "so that the same noise spans more grid steps"
+        )
+
+
+def _check_positive(value: float, name: str) -> None:
+    if not (math.isfinite(value) and value > 0.0):
+        raise ParameterError(f"{name} is {value!r}, expected a finite number > 0")

@@ -1,0 +1,409 @@
+"""The ledger: a durable, append-only, hash-chained record of every round, and the filter that guards the budget.
+
+The order is the guarantee: reserve (charged, committed to disk) - reveal - settle. A crash, a kill or a full disk between
+any two steps leaves the charge standing, so that the ledger may say too much and never too little.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from privfed_accounting.budget import Budget, leak
+from privfed_accounting.canonical import checked_facts
+from privfed_accounting.chain import Entry, read_chain
+from privfed_accounting.charge import Charge, Total
+from privfed_accounting.database import ENTRIES, Database
+from privfed_accounting.errors import (
+    BudgetExhausted,
+    BudgetMismatch,
+    CorruptLedger,
+    GuaranteeBroken,
+    LedgerError,
+    LedgerReadOnly,
+    LedgerUnreadable,
+    ParameterError,
+)
+from privfed_accounting.records import (
+    FORMAT,
+    Book,
+    NoteRecord,
+    RoundRecord,
+    budget_to_dict,
+    charge_to_dict,
+)
+from privfed_accounting.round_plan import RoundPlan
+from privfed_accounting.views import View
+
+Clock = Callable[[], datetime.datetime]
+
+
+def _no_step(name: str) -> None:
+    """Do nothing between two steps; tests put a crash here."""
+
+
+class Ledger:
+    """One budget's ledger; make it with `Ledger.open`. Safe to share between threads and, as a file, between processes.
+
+    Guarantees:
+        A round is charged, and the charge is on disk, before `reserve` returns. A refused round leaves the ledger as it
+        was. Charges are never edited or removed; a voided one is given back by a new entry. Any number of processes
+        spending one budget at once never overspend it.
+    """
+
+    def __init__(self, database: Database, book: Book, *, writable: bool, clock: Clock, on_step: Callable[[str], None]) -> None:
+        self._database = database
+        self._book = book
+        self._writable = writable
+        self._clock = clock
+        self._step = on_step
+        self._reserved_here: set[int] = set()
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path | None,
+        *,
+        budget: Budget | None,
+        timeout: float = 10.0,
+        clock: Clock | None = None,
+        on_step: Callable[[str], None] = _no_step,
+    ) -> Self:
+        """Open a ledger, or make a new one.
+
+        Args:
+            path: file, made if missing (its directory must exist); None for a ledger in memory.
+            budget: for a new ledger, what may be spent. For an existing one the same budget again, to go on spending out
+                of it. None reads an existing ledger with a budget, and makes or continues one without any DP.
+            timeout: seconds to wait for another process's lock.
+            clock: gives the time of an entry, for tests; must be time-zone aware.
+            on_step: called with a name between any two steps of a write, for tests.
+
+        Raises:
+            BudgetMismatch: the ledger has another budget.
+            CorruptLedger, NotALedger, LedgerVersionError, LedgerReadOnly, LedgerUnreadable, LedgerBusy, LedgerFull:
+                each says what to do.
+        """
+        file = None if path is None else Path(path)
+        if file is not None and not file.exists() and not file.parent.is_dir():
+            raise LedgerUnreadable(f"ledger {file} cannot be made: directory {file.parent} does not exist, create it first")
+        clock = _utc_now if clock is None else clock
+        database = Database(file, create=True, timeout=timeout)
+        try:
+            existed = database.prepare()
+            book = Book()
+            if not (existed and budget is None):
+                with database.transaction() as connection:
+                    if not database.has_schema(connection):
+                        database.create_schema(connection)
+                        _append(connection, book, "open", _opening(budget), clock)
+                        on_step("open:inserted")
+                on_step("open:committed")
+            _catch_up(database, book)
+            writable = _check_budget(book, budget, file)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, book, writable=writable, clock=clock, on_step=on_step)
+
+    # --- what was spent -------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path | None:
+        """File of the ledger; None in memory."""
+        return self._database.path
+
+    @property
+    def budget(self) -> Budget | None:
+        """Budget the ledger was made with; None where there is no DP."""
+        return self._book.budget
+
+    @property
+    def head(self) -> str:
+        """Digest of the last entry: publish it elsewhere, and nobody can drop entries before it unnoticed."""
+        return self._book.head
+
+    def rounds(self) -> list[RoundRecord]:
+        """All rounds in order, void ones included."""
+        return list(self._book.rounds.values())
+
+    def notes(self) -> list[NoteRecord]:
+        """All notes in order."""
+        return list(self._book.notes)
+
+    def spent(self, view: str | View | None = None, *, realised: bool = False) -> Total:
+        """Sum of all charges so far.
+
+        Args:
+            view: whose eyes; None for the view the budget guards (the server's without a budget).
+            realised: False charges every round for the survivors its plan guarantees, as the budget is charged;
+                True counts the noise of those who really survived in settled rounds.
+        """
+        return self._book.total(None if view is None else View.parse(view), realised=realised)
+
+    def epsilon(self, view: str | View | None = None, *, realised: bool = False, delta: float | None = None) -> float:
+        """Epsilon spent so far at delta (the budget's by default) in a view; infinity where a round was not private."""
+        if delta is None:
+            if self.budget is None:
+                if not self.spent(view, realised=realised).private:
+                    return float("inf")
+                raise ParameterError("a ledger without a budget has no delta of its own: give delta=")
+            delta = self.budget.delta
+        return self.spent(view, realised=realised).epsilon(delta)
+
+    def total_mu2(self) -> float:
+        """Sum of mu^2 that the budget affords in its view; infinity without a budget."""
+        return float("inf") if self._book.allowance is None else self._book.allowance.mu2
+
+    def remaining_mu2(self) -> float:
+        """Part of `total_mu2` not yet charged, >= 0; infinity without a budget."""
+        return max(0.0, self.total_mu2() - self._book.guarded.mu2) if self.budget is not None else float("inf")
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def reserve(self, plan: RoundPlan) -> int:
+        """Charge a round before anything of it is revealed.
+
+        Returns:
+            Number of the entry, for `settle` or `void`.
+
+        Raises:
+            BudgetExhausted: the round would pass the budget in the guarded view; the ledger is as it was.
+            ParameterError: unit, relation or mechanism do not fit the budget; the ledger is as it was.
+            LedgerError: the file refused; nothing was charged.
+        """
+        self._check_fit(plan)
+        charge = plan.charge(self._book.view)
+        body = {"plan": plan.as_dict(), "view": str(self._book.view), "charge": charge_to_dict(charge)}
+        entry = self._write("reserve", body, check=lambda: self._check_budget_left(plan, charge))
+        self._reserved_here.add(entry.seq)
+        return entry.seq
+
+    def settle(
+        self,
+        entry: int,
+        *,
+        participants: int,
+        survivors: int,
+        bytes_up: int,
+        facts: Mapping[str, float | str] | None = None,
+    ) -> None:
+        """Record how a reserved round ended, after its sum was opened.
+
+        Args:
+            entry: what `reserve` returned.
+            participants: clients that started, at most as many as planned.
+            survivors: clients whose noise is in the sum.
+            bytes_up: bytes sent by all clients together.
+            facts: public quantities of the round, from released values only.
+
+        Raises:
+            GuaranteeBroken: there were fewer survivors than the plan guaranteed. The round's true cost is recorded and
+                counts from now on; the budget may be overspent.
+            LedgerError: the entry is no open reservation; nothing was written.
+        """
+        for name, value in (("participants", participants), ("survivors", survivors), ("bytes_up", bytes_up)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ParameterError(f"{name} is {value!r}, expected an integer >= 0")
+        body = {
+            "entry": entry,
+            "participants": participants,
+            "survivors": survivors,
+            "bytes_up": bytes_up,
+            "facts": checked_facts(facts),
+        }
+        self._write("settle", body, check=lambda: self._check_settlement(entry, participants, survivors))
+        record = self._book.rounds[entry]
+        if record.broke_guarantee:
+            raise GuaranteeBroken(
+                f"round of entry {entry} was opened with {survivors} noise shares, its plan guaranteed "
+                f"{record.plan.guaranteed_shares}: its true cost is recorded. Find out why the round did not fail closed"
+            )
+
+    def void(self, entry: int, *, reason: str) -> None:
+        """Give a charge back because nothing was revealed: appends an entry, removes none.
+
+        The caller may do this only when no adversary of the views can have learned anything of the sum: with secure
+        aggregation, when no client was asked to unmask (no Survivors message left the server); in trusted mode, when no
+        client's vector reached the server. In doubt, leave the charge.
+
+        Raises:
+            LedgerError: the entry is no open reservation of this very Ledger object. After a crash nobody can say what
+                was revealed, so that a reopened ledger keeps the charge.
+        """
+        if not isinstance(reason, str) or not reason:
+            raise ParameterError(f"the reason for voiding is {reason!r}, expected a sentence")
+        self._write("void", {"entry": entry, "reason": reason}, check=lambda: self._check_void(entry))
+
+    def note(self, text: str, facts: Mapping[str, float | str] | None = None) -> int:
+        """Record a public remark about the run; returns the entry's number.
+
+        Only what anybody may see: configuration, and quantities computed from released values.
+        """
+        if not isinstance(text, str) or not text:
+            raise ParameterError(f"a note is {text!r}, expected text")
+        return self._write("note", {"text": text, "facts": checked_facts(facts)}, check=lambda: None).seq
+
+    def refresh(self) -> None:
+        """Read entries that other processes have written since."""
+        _catch_up(self._database, self._book)
+
+    def close(self) -> None:
+        """Close the file; reading what was read so far still works, writing does not."""
+        self._closed = True
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = "memory" if self.path is None else str(self.path)
+        return f"<Ledger {where}: {self._book.length} entries, budget {self.budget or 'none (no DP)'}>"
+
+    # --- steps ----------------------------------------------------------------------------------------------------
+
+    def _write(self, kind: str, body: dict[str, Any], *, check: Callable[[], None]) -> Entry:
+        if self._closed:
+            raise LedgerError("this ledger was closed: open it again to write")
+        if not self._writable:
+            raise LedgerReadOnly(f"ledger {self.path} was opened without its budget, for reading: open it with the same budget")
+        self._step(f"{kind}:begin")
+        with self._database.transaction() as connection:
+            self._step(f"{kind}:locked")
+            _read_new(connection, self._book)
+            check()
+            self._step(f"{kind}:checked")
+            entry = _append(connection, self._book, kind, body, self._clock)
+            self._step(f"{kind}:inserted")
+        self._step(f"{kind}:committed")
+        self._book.apply(entry)
+        return entry
+
+    def _check_fit(self, plan: RoundPlan) -> None:
+        budget = self.budget
+        if budget is None:
+            if plan.private:
+                raise ParameterError("this ledger has no budget, so that only rounds without noise fit it: open one with a budget")
+            return
+        if not plan.private:
+            raise ParameterError(
+                f"a round without noise costs infinity and cannot be charged to a budget ({budget}): "
+                "give it noise, or use a ledger opened with budget=None"
+            )
+        if plan.unit != budget.unit or plan.relation != budget.relation:
+            raise ParameterError(
+                f"the round protects unit {plan.unit!r} ({plan.relation}), the budget unit {budget.unit!r} "
+                f"({budget.relation}): an epsilon of one says nothing about the other"
+            )
+
+    def _check_budget_left(self, plan: RoundPlan, charge: Charge) -> None:
+        budget, caps = self.budget, self._book.allowance
+        if budget is None or caps is None:
+            return
+        total = self._book.guarded + charge
+        checks = (
+            (total.mu2, caps.mu2_cap, "mu^2", "stop here, raise the noise, or start with a larger budget"),
+            (total.epsilon_slack, caps.epsilon_slack, "grid slack", "encode on a finer grid, or set slack_reserve on the budget"),
+            (leak(total, budget.epsilon), caps.delta_leak, "tails and sampler distance", "use a larger delta"),
+        )
+        for used, cap, what, remedy in checks:
+            if used <= cap:
+                continue
+            needed = total.epsilon(budget.delta)
+            raise BudgetExhausted(
+                f"the round needs epsilon {needed:.6g} in all, the budget is {budget}; spent so far: epsilon "
+                f"{self._book.guarded.epsilon(budget.delta):.6g}. {what}: {used:.6g} of {cap:.6g}. Nothing was charged; {remedy}",
+                needed_epsilon=needed,
+                budget_epsilon=budget.epsilon,
+            )
+
+    def _check_settlement(self, entry: int, participants: int, survivors: int) -> None:
+        plan = self._open_reservation(entry).plan
+        if not survivors <= participants <= plan.planned_shares:
+            raise ParameterError(
+                f"{survivors} survivors of {participants} participants do not fit a round planned for {plan.planned_shares}"
+            )
+
+    def _check_void(self, entry: int) -> None:
+        self._open_reservation(entry)
+        if entry not in self._reserved_here:
+            raise LedgerError(
+                f"entry {entry} was reserved elsewhere, and what it revealed is unknown here: its charge stands"
+            )
+
+    def _open_reservation(self, entry: int) -> RoundRecord:
+        record = self._book.rounds.get(entry)
+        if record is None:
+            raise LedgerError(f"entry {entry!r} is not a reservation of this ledger")
+        if record.status != "reserved":
+            raise LedgerError(f"entry {entry} is {record.status} already: a round is closed once")
+        return record
+
+
+def _opening(budget: Budget | None) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "ledger": secrets.token_hex(16),
+        "budget": None if budget is None else budget_to_dict(budget),
+        "allowance": None if budget is None else dataclasses.asdict(budget.allowance()),
+        "software": "privfed_accounting",
+    }
+
+
+def _append(connection: sa.Connection, book: Book, kind: str, body: dict[str, Any], clock: Clock) -> Entry:
+    entry = Entry(book.length + 1, kind, _timestamp(clock()), book.head, body)
+    connection.execute(sa.insert(ENTRIES).values(seq=entry.seq, kind=kind, entry=entry.text, digest=entry.digest))
+    return entry
+
+
+def _catch_up(database: Database, book: Book) -> None:
+    with database.transaction() as connection:
+        _read_new(connection, book)
+
+
+def _read_new(connection: sa.Connection, book: Book) -> None:
+    """Read entries after the last one known, and check that the last one known is still there."""
+    table = ENTRIES.c
+    query = sa.select(table.seq, table.entry, table.digest).where(table.seq >= book.length).order_by(table.seq)
+    rows = [(int(row.seq), str(row.entry), str(row.digest)) for row in connection.execute(query)]
+    if book.length:
+        if not rows or rows[0][0] != book.length or rows[0][2] != book.head:
+            raise CorruptLedger(f"entry {book.length} is gone or changed since it was read: the file was rolled back", entry=book.length)
+        rows = rows[1:]
+    for entry in read_chain(rows, after=book.head, last_seq=book.length):
+        book.apply(entry)
+    if not book.length:
+        raise CorruptLedger("entry 1 is missing: the ledger has no opening entry", entry=1)
+
+
+def _check_budget(book: Book, budget: Budget | None, path: Path | None) -> bool:
+    """Whether a caller with this budget may write."""
+    if budget is None:
+        return book.budget is None
+    if book.budget != budget:
+        raise BudgetMismatch(
+            f"ledger {path} was made with budget {book.budget or 'none (no DP)'}, not {budget}: open it with its own "
+            "budget, or start another ledger for another budget"
+        )
+    return True
+
+
+def _utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _timestamp(moment: datetime.datetime) -> str:
+    if moment.tzinfo is None:
+        raise ParameterError("the clock gave a time without a time zone: entries are dated in UTC")
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

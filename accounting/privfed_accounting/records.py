@@ -1,0 +1,203 @@
+"""The ledger's state, replayed from its entries: rounds with what they cost, notes, and the total in the guarded view."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from privfed_accounting.budget import Allowance, Budget
+from privfed_accounting.canonical import Fact
+from privfed_accounting.chain import GENESIS, Entry
+from privfed_accounting.charge import Charge, Total
+from privfed_accounting.errors import AccountingError, CorruptLedger
+from privfed_accounting.round_plan import RoundPlan
+from privfed_accounting.views import View
+
+FORMAT = "privfed-ledger"
+
+Status = Literal["reserved", "settled", "void"]
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round of the ledger.
+
+    Attributes:
+        entry: number of the entry that reserved it.
+        time: when it was reserved, UTC.
+        plan: what was reserved.
+        status: reserved (charged, outcome unknown) | settled (the sum was opened) | void (nothing was revealed).
+        participants, survivors, bytes_up: as settled; None before. bytes_up counts all clients together.
+        facts: public quantities recorded when it was settled.
+        closed_time, reason: when it was settled or voided, and why it was voided.
+    """
+
+    entry: int
+    time: str
+    plan: RoundPlan
+    status: Status = "reserved"
+    participants: int | None = None
+    survivors: int | None = None
+    bytes_up: int | None = None
+    facts: dict[str, Fact] = field(default_factory=dict)
+    closed_time: str | None = None
+    reason: str | None = None
+
+    def charge(self, view: str | View, *, realised: bool = False) -> Charge:
+        """Cost in a view: guaranteed (what the budget is charged) or with the survivors there really were.
+
+        A round that is not settled costs what was guaranteed; a void one costs nothing. The guaranteed cost of a round
+        that broke its guarantee is its true cost.
+        """
+        if self.status == "void":
+            return Charge(mu2=0.0)
+        if self.survivors is None or (not realised and self.survivors >= self.plan.guaranteed_shares):
+            return self.plan.charge(view)
+        return self.plan.charge(view, survivors=self.survivors)
+
+    @property
+    def broke_guarantee(self) -> bool:
+        """Whether the sum was opened with fewer noise shares than the plan guaranteed."""
+        return self.survivors is not None and self.survivors < self.plan.guaranteed_shares
+
+
+@dataclass(frozen=True)
+class NoteRecord:
+    """A public remark: entry number, UTC time, text and facts."""
+
+    entry: int
+    time: str
+    text: str
+    facts: dict[str, Fact]
+
+
+class Book:
+    """State of a ledger after its entries so far; `apply` takes the next one."""
+
+    def __init__(self) -> None:
+        self.budget: Budget | None = None
+        self.allowance: Allowance | None = None
+        self.identifier = ""
+        self.created = ""
+        self.software = ""
+        self.head = GENESIS
+        self.length = 0
+        self.rounds: dict[int, RoundRecord] = {}
+        self.notes: list[NoteRecord] = []
+        self.guarded = Total()
+
+    @property
+    def view(self) -> View:
+        """View that the budget guards; the server's where there is no budget."""
+        return View("server") if self.budget is None else self.budget.view
+
+    def apply(self, entry: Entry) -> None:
+        """Take one entry that the chain has accepted.
+
+        Raises:
+            CorruptLedger: its content contradicts the entries before it.
+        """
+        if (entry.kind == "open") != (self.length == 0):
+            raise CorruptLedger(f"entry {entry.seq} has kind {entry.kind!r}: 'open' comes first, and only once", entry=entry.seq)
+        try:
+            getattr(self, f"_apply_{entry.kind}")(entry)
+        except (AccountingError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, CorruptLedger):
+                raise
+            raise CorruptLedger(f"entry {entry.seq} ({entry.kind}) cannot be read: {error}", entry=entry.seq) from error
+        self.head, self.length = entry.digest, entry.seq
+
+    def total(self, view: View | None = None, *, realised: bool = False) -> Total:
+        """Sum of the charges in a view."""
+        if not realised and view in (None, self.view):
+            return self.guarded
+        view = self.view if view is None else view
+        return Total.of(record.charge(view, realised=realised) for record in self.rounds.values() if record.status != "void")
+
+    def _apply_open(self, entry: Entry) -> None:
+        body = entry.body
+        if body["format"] != FORMAT:
+            raise CorruptLedger(f"entry {entry.seq} is of format {body['format']!r}, expected {FORMAT!r}", entry=entry.seq)
+        if body["budget"] is not None:
+            budget = budget_from_dict(body["budget"])
+            stored = Allowance(**body["allowance"])
+            # Enforced are the caps as they stand in the chain; `verify` recomputes them.
+            self.budget, self.allowance = budget, stored
+        self.identifier, self.software, self.created = body["ledger"], body["software"], entry.time
+
+    def _apply_reserve(self, entry: Entry) -> None:
+        record = RoundRecord(entry.seq, entry.time, RoundPlan.from_dict(entry.body["plan"]))
+        charge = record.charge(self.view)
+        if charge_to_dict(charge) != entry.body["charge"]:
+            raise CorruptLedger(
+                f"entry {entry.seq} charges {entry.body['charge']} for a round that costs {charge_to_dict(charge)}",
+                entry=entry.seq,
+            )
+        self.rounds[entry.seq] = record
+        self.guarded = self.guarded + charge
+
+    def _apply_settle(self, entry: Entry) -> None:
+        body = entry.body
+        record = self._reserved(entry)
+        settled = dataclasses.replace(
+            record,
+            status="settled",
+            participants=body["participants"],
+            survivors=body["survivors"],
+            bytes_up=body["bytes_up"],
+            facts=dict(body["facts"]),
+            closed_time=entry.time,
+        )
+        self.rounds[record.entry] = settled
+        if settled.broke_guarantee:
+            self._recount()
+
+    def _apply_void(self, entry: Entry) -> None:
+        record = self._reserved(entry)
+        self.rounds[record.entry] = dataclasses.replace(
+            record, status="void", closed_time=entry.time, reason=str(entry.body["reason"])
+        )
+        self._recount()
+
+    def _apply_note(self, entry: Entry) -> None:
+        self.notes.append(NoteRecord(entry.seq, entry.time, str(entry.body["text"]), dict(entry.body["facts"])))
+
+    def _reserved(self, entry: Entry) -> RoundRecord:
+        record = self.rounds.get(entry.body["entry"])
+        if record is None or record.status != "reserved":
+            raise CorruptLedger(
+                f"entry {entry.seq} ({entry.kind}) closes entry {entry.body['entry']}, which is not an open reservation",
+                entry=entry.seq,
+            )
+        return record
+
+    def _recount(self) -> None:
+        self.guarded = Total.of(record.charge(self.view) for record in self.rounds.values() if record.status != "void")
+
+
+def budget_to_dict(budget: Budget) -> dict[str, Any]:
+    """Budget as it stands in the first entry."""
+    return {
+        "epsilon": budget.epsilon,
+        "delta": budget.delta,
+        "unit": budget.unit,
+        "relation": budget.relation,
+        "view": str(budget.view),
+        "slack_reserve": budget.slack_reserve,
+    }
+
+
+def budget_from_dict(fields: dict[str, Any]) -> Budget:
+    """Read back what `budget_to_dict` gave."""
+    budget = Budget(
+        fields["epsilon"], fields["delta"], fields["unit"], fields["view"], slack_reserve=fields["slack_reserve"]
+    )
+    if budget_to_dict(budget) != fields:
+        raise CorruptLedger(f"the budget {fields} is not one this software would write", entry=1)
+    return budget
+
+
+def charge_to_dict(charge: Charge) -> dict[str, float] | None:
+    """Charge as it stands in an entry; None (JSON null) for an infinite one."""
+    return dataclasses.asdict(charge) if charge.private else None
