@@ -37,7 +37,7 @@ from .messages import (
     payload_limit,
     roster_limit,
 )
-from .policy import ClientPolicy
+from .policy import ClientPolicy, check_not_expired
 from .primitives import equal
 from .saved import SavedClient, pack, unpack
 from .states import CLIENT_TRANSITIONS, ClientState, ClientTrigger, IllegalTransition, step
@@ -194,7 +194,7 @@ class Client:
         """
         saved = SavedClient(
             version=VERSION,
-            state=self._state.value,
+            state=self._state,
             identity=self._identity,
             offer=self._offer,
             epoch=self._epoch,
@@ -223,7 +223,7 @@ class Client:
         """
         saved = unpack(data)
         client = cls(saved.identity, policy=policy, randomness=randomness)
-        client._state = ClientState(saved.state)
+        client._state = saved.state
         client._offer, client._epoch, client._advertise = saved.offer, saved.epoch, saved.advertise
         client._vault = None if saved.vault is None else Vault.load(saved.vault)
         client._view, client._present = saved.view, frozenset(saved.present)
@@ -241,6 +241,8 @@ class Client:
         return decode_from_server(message, limit=limit)
 
     def _handle(self, decoded: FromServer, message: bytes, now: int) -> events.ClientEvent:
+        if self._offer is not None:
+            check_not_expired(self._offer, now=now)
         match decoded:
             case Offer():
                 return self._on_offer(message, now)

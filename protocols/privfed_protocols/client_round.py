@@ -13,7 +13,6 @@ from .errors import BadBitmap, NeighboursBelowThreshold, OverBound, OwnBitOff, W
 from .labels import VERSION
 from .masks import Mask, mask_into
 from .messages import MaskedWriter, Offer, Start, Survivors, Unmask, encode
-from .policy import check_not_expired
 from .primitives import Agreement
 from .shamir import SHARE_BYTES
 from .vault import Vault
@@ -37,7 +36,6 @@ def check_start(
     """Check M5; refusals 4 and 13 to 16."""
     if not last < start.round <= offer.rounds:
         raise WrongRound(f"round {start.round}, expected one after {last} and at most {offer.rounds}")
-    check_not_expired(offer, now=now)
     if start.deadline and now > start.deadline:
         raise OverBound(f"round {start.round} had to be answered by {start.deadline}, it is {now}")
     participants = bitmap.unpack(start.participants, view.n)

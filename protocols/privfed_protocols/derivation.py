@@ -62,10 +62,15 @@ def pair_masks(
     ]
 
 
-def self_masks(seed: Bytes, *, context: bytes, index: int, vectors: Sequence[VectorSpec]) -> list[Mask]:
-    """Self masks of client `index`, one per vector, to be added."""
+def self_masks(
+    seed: Bytes, *, context: bytes, index: int, vectors: Sequence[VectorSpec], subtract: bool = False
+) -> list[Mask]:
+    """Self masks of client `index`, one per vector; the client adds them, the server subtracts them."""
     extracted = hkdf_extract(context, seed)
-    return [Mask(hkdf_expand(extracted, frame(labels.SELF_MASK, number(index), *_shape(spec)))) for spec in vectors]
+    return [
+        Mask(hkdf_expand(extracted, frame(labels.SELF_MASK, number(index), *_shape(spec))), subtract)
+        for spec in vectors
+    ]
 
 
 def _shape(spec: VectorSpec) -> tuple[bytes, bytes, bytes]:

@@ -16,8 +16,9 @@ from typing import Annotated, Final, Literal, TypeVar
 import msgspec
 import numpy as np
 
-from .errors import LocalProtocolError, UnknownFormat
+from .errors import InfeasibleParameters, LocalProtocolError, UnknownFormat
 from .labels import SUITE, VERSION
+from .parameters import MAX_COMPLETE, select_parameters
 from .vectors import VectorSpec, check_layout
 
 Version = Literal["sa1"]
@@ -111,6 +112,7 @@ class Offer(Message, frozen=True, tag=0):
 
         Raises:
             LocalProtocolError: an argument out of range.
+            InfeasibleParameters: no allowed number of clients stands these fractions.
         """
         nonce = os.urandom(32) if nonce is None else nonce
         offer = cls(
@@ -122,7 +124,21 @@ class Offer(Message, frozen=True, tag=0):
                 raise LocalProtocolError("offer does not survive its own encoding")
         except UnknownFormat as error:
             raise LocalProtocolError(f"offer is not valid: {error}") from None
+        _check_feasible(offer)
         return offer
+
+
+def _check_feasible(offer: Offer) -> None:
+    """Refuse an offer whose fractions leave a threshold for no allowed number of clients, naming the nearest."""
+    problem: InfeasibleParameters | None = None
+    for n in range(offer.n_min, min(offer.n_max, MAX_COMPLETE) + 1):
+        try:
+            select_parameters(n, corrupt=offer.corrupt, dropout=offer.dropout, mode=offer.mode)
+        except InfeasibleParameters as error:
+            problem = error
+        else:
+            return
+    raise problem or InfeasibleParameters(f"n_min={offer.n_min}, at most {MAX_COMPLETE} clients are supported")
 
 
 class Advertise(Message, frozen=True, tag=1):

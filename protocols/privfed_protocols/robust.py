@@ -8,7 +8,7 @@ tells which of the m subsets is right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,48 +35,54 @@ class Recovered:
     dealer_lied: bool
 
 
-def recover(shares: Field, *, points: Field, threshold: int, accept: Callable[[bytes | None], bool]) -> Recovered:
+def recover(
+    shares: Field,
+    *,
+    points: Field,
+    threshold: int,
+    accept: Callable[[bytes | None], bool],
+    known_wrong: frozenset[int] = frozenset(),
+) -> Recovered:
     """Find the secret that `accept` recognises among shares of which some are wrong.
 
     Args:
-        shares: shape (m, 9), below p.
+        shares: shape (m, 9), below p, m at least `threshold`.
         points: shape (m,), distinct.
         threshold: number of shares that open the secret.
         accept: tells the committed secret from any other.
+        known_wrong: positions that are tried without first; whoever lied about one secret probably did about all.
     """
     m = len(points)
-    everything = _disagreeing(shares, points, list(range(threshold)))
-    if not everything:
+    if not _disagreeing(shares, points, range(threshold)):
         return Recovered(None, (), dealer_lied=m > threshold)
-    for suspects in _suspects(shares, points, threshold):
+    for suspects in _suspects(shares, points, threshold, known_wrong):
         good = [place for place in range(m) if place not in suspects][:threshold]
-        if len(good) < threshold:
-            continue
-        chosen = np.array(good)
-        coefficients = lagrange_at_zero(points[chosen][None])
-        secret = from_limbs(combine(coefficients, shares[chosen][None]))[0]
-        if accept(secret):
-            return Recovered(secret, tuple(_disagreeing(shares, points, good)), dealer_lied=False)
+        if len(good) == threshold:
+            secret = from_limbs(combine(lagrange_at_zero(points[good][None]), shares[good][None]))[0]
+            if accept(secret):
+                return Recovered(secret, tuple(_disagreeing(shares, points, good)), dealer_lied=False)
     return Recovered(None, (), dealer_lied=False)
 
 
-def _suspects(shares: Field, points: Field, threshold: int) -> list[frozenset[int]]:
-    """Sets of shares that may be the wrong ones: what the decoder finds, then each share alone."""
-    found = [_decode_limb(shares[:, limb], points, threshold) for limb in range(LIMBS)]
-    union = frozenset[int]().union(*found)  # a wrong share may differ in one limb only
-    return [union, *(frozenset([place]) for place in range(len(points)))]
+def _suspects(shares: Field, points: Field, threshold: int, known: frozenset[int]) -> Iterator[frozenset[int]]:
+    """Sets of shares that may be the wrong ones: those known, what the decoder finds, then each share alone."""
+    yield known
+    found: frozenset[int] = frozenset()
+    for limb in range(LIMBS):  # a wrong share may differ in one limb only, but mostly the first tells all
+        found |= frozenset(_decode_limb(shares[:, limb], points, threshold))
+        yield found
+    yield from (frozenset([place]) for place in range(len(points)))
 
 
 def _disagreeing(shares: Field, points: Field, basis: Sequence[int]) -> list[int]:
     """Positions whose shares are off the polynomial through the shares at `basis`."""
     chosen = np.array(basis)
-    rest = [place for place in range(len(points)) if place not in set(basis)]
-    wrong = []
-    for place in rest:
-        shifted = (points[chosen] + _P - points[place]) % _P  # the value at `place` is the value at 0, seen from there
-        expected = combine(lagrange_at_zero(shifted[None]), shares[chosen][None])[0]
-        if not np.array_equal(expected, shares[place]):
-            wrong.append(place)
+    rest = np.setdiff1d(np.arange(len(points)), chosen)
+    if not rest.size:
+        return []
+    shifted = (points[chosen] + _P - points[rest][:, None]) % _P  # the value at a point is the value at 0, seen there
+    expected = combine(lagrange_at_zero(shifted), np.broadcast_to(shares[chosen], (len(rest), *shares[chosen].shape)))
+    wrong: list[int] = rest[(expected != shares[rest]).any(axis=1)].tolist()
     return wrong
 
 

@@ -15,6 +15,7 @@ from .errors import CorruptState
 from .labels import SAVED_CLIENT
 from .messages import Identity, Offer, Version
 from .primitives import digest, equal
+from .states import ClientState
 from .vault import SavedVault
 
 _CHECKSUM_BYTES: Final = 32
@@ -24,7 +25,7 @@ class SavedClient(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """All of a client but its policy and its source of randomness. Its repr shows nothing."""
 
     version: Version
-    state: str
+    state: ClientState
     identity: Identity
     offer: Offer | None
     epoch: bytes

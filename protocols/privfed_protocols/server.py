@@ -146,10 +146,11 @@ class Server:
             PeerProtocolError: the message is refused. Late and doubled messages change nothing; any other refusal
                 marks the slot bad for this step, if the step still waited for that client.
         """
-        if self._roster is not None and sender not in self._slots:
-            raise UnknownSender(f"{sender.hex()} is not in the roster")
         try:
-            return self._take(sender, decode_from_client(message, limit=self._limit()), message)
+            decoded = decode_from_client(message, limit=self._limit())
+            if self._roster is not None and not self._in_roster(sender):
+                raise LateMessage(f"{sender.hex()} is not in the roster, which is closed")
+            return self._take(sender, decoded, message)
         except (LateMessage, DuplicateMessage, ExcludedSender, RosterSize):
             raise
         except PeerProtocolError as error:
@@ -408,6 +409,9 @@ class Server:
         if fewest < roster.parameters.t:
             return f"{len(alive)} clients; one has {fewest} live neighbours, threshold is {roster.parameters.t}"
         return None
+
+    def _in_roster(self, sender: bytes) -> bool:
+        return sender in self._slots and self._slots[sender].index >= 0
 
     def _limit(self) -> int:
         """Most bytes of any message that a client may send now."""

@@ -6,7 +6,7 @@ Memory is one accumulator per vector; a masked vector is added as it arrives and
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -100,17 +100,18 @@ def open_secrets(current: ServerRound, *, roster: ServerRoster, epoch: bytes) ->
     points = np.stack([roster.graph.points(dealer, givers[dealer][:t]) for dealer in current.participants])
     first = np.stack([shares[dealer][:t] for dealer in current.participants])
     candidates = from_limbs(combine(lagrange_at_zero(points), first))
-    opened = Opened({}, {}, frozenset())
+    seeds: dict[int, bytes] = {}
+    keys: dict[int, bytes] = {}
     liars: set[int] = set()
     alive = set(current.survivors)
     for dealer, candidate in zip(current.participants, candidates, strict=True):
-        secret, wrong = candidate, frozenset[int]()
-        if not _fits(candidate, dealer, current, roster, epoch):
-            secret, wrong = _recover(dealer, givers[dealer], shares[dealer], current, roster, epoch)
-        liars |= wrong
-        if secret is not None:
-            (opened.seeds if dealer in alive else opened.keys)[dealer] = secret
-    return replace(opened, liars=frozenset(liars))
+        if candidate is not None and _fits(candidate, dealer, current, roster, epoch):
+            secret = candidate
+        else:
+            secret, wrong = _recover(dealer, givers[dealer], shares[dealer], liars, current, roster, epoch)
+            liars |= wrong
+        (seeds if dealer in alive else keys)[dealer] = secret
+    return Opened(seeds, keys, frozenset(liars))
 
 
 def _collect(current: ServerRound, graph: CompleteGraph) -> tuple[dict[int, list[int]], dict[int, Field]]:
@@ -127,11 +128,9 @@ def _collect(current: ServerRound, graph: CompleteGraph) -> tuple[dict[int, list
     }
 
 
-def _fits(secret: bytes | None, dealer: int, current: ServerRound, roster: ServerRoster, epoch: bytes) -> bool:
+def _fits(secret: bytes, dealer: int, current: ServerRound, roster: ServerRoster, epoch: bytes) -> bool:
     """Whether a secret is the one its dealer committed to for this round."""
-    if secret is None:
-        return False
-    if dealer not in set(current.survivors):
+    if dealer not in current.masked:
         return equal(public_key(secret), roster.round_key(dealer, current.number))
     identity = roster.identities[dealer]
     found = derivation.seed_commitment(secret, epoch=epoch, identity=identity, round=current.number)
@@ -139,21 +138,28 @@ def _fits(secret: bytes | None, dealer: int, current: ServerRound, roster: Serve
 
 
 def _recover(
-    dealer: int, givers: list[int], shares: Field, current: ServerRound, roster: ServerRoster, epoch: bytes
+    dealer: int,
+    givers: list[int],
+    shares: Field,
+    liars: set[int],
+    current: ServerRound,
+    roster: ServerRoster,
+    epoch: bytes,
 ) -> tuple[bytes, frozenset[int]]:
     """Open a secret of which some shares are wrong, and name who gave them."""
     outcome = recover(
         shares,
         points=roster.graph.points(dealer, givers),
         threshold=roster.parameters.t,
-        accept=lambda secret: _fits(secret, dealer, current, roster, epoch),
+        accept=lambda secret: secret is not None and _fits(secret, dealer, current, roster, epoch),
+        known_wrong=frozenset(place for place, giver in enumerate(givers) if giver in liars),
     )
+    if outcome.dealer_lied:
+        problem = f"client {dealer} dealt shares of another secret than it committed to"
+        raise Unopenable(problem, round=current.number, liars=[dealer])
     if outcome.secret is None:
-        liars = [dealer] if outcome.dealer_lied else []
-        who = f"client {dealer} dealt shares of another secret than it committed to" if liars else (
-            f"too many of the {len(givers)} shares of client {dealer} are wrong to tell which"
-        )  # fmt: skip
-        raise Unopenable(who, round=current.number, liars=liars)
+        problem = f"too many of the {len(givers)} shares of client {dealer} are wrong to tell which"
+        raise Unopenable(problem, round=current.number)
     return outcome.secret, frozenset(givers[place] for place in outcome.wrong)
 
 
@@ -166,10 +172,7 @@ def remove_masks(current: ServerRound, opened: Opened, *, roster: ServerRoster, 
 
 def _self_rows(current: ServerRound, opened: Opened, vectors: Sequence[VectorSpec]) -> list[list[Mask]]:
     return [
-        [
-            replace(mask, subtract=True)
-            for mask in derivation.self_masks(seed, context=current.context, index=index, vectors=vectors)
-        ]
+        derivation.self_masks(seed, context=current.context, index=index, vectors=vectors, subtract=True)
         for index, seed in opened.seeds.items()
     ]
 

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from .errors import CorruptState
 from .primitives import KEY_BYTES
 from .shamir import SHARE_BYTES
 
@@ -104,7 +105,13 @@ class Vault:
 
     @classmethod
     def load(cls, saved: SavedVault) -> Vault:
-        """Inverse of `dump`."""
+        """Inverse of `dump`.
+
+        Raises:
+            CorruptState: sizes do not fit each other.
+        """
+        if not _consistent(saved):
+            raise CorruptState("saved client state does not fit together")
         vault = cls.__new__(cls)
         vault.rounds = saved.rounds
         vault.channel = bytearray(saved.channel or KEY_BYTES)
@@ -115,12 +122,25 @@ class Vault:
         vault.seeds = bytearray(gone + saved.seeds)
         vault.held_from = saved.held_from
         vault.held = np.zeros((saved.rounds, saved.neighbours, PAIR_BYTES), np.uint8)
-        left = np.frombuffer(saved.held, np.uint8)
-        vault.held[saved.held_from - 1 :] = left.reshape(-1, saved.neighbours, PAIR_BYTES) if left.size else 0
+        left = vault.held[saved.held_from - 1 :]
+        left[...] = np.frombuffer(saved.held, np.uint8).reshape(left.shape)
         return vault
 
     def __repr__(self) -> str:
         return "<Vault>"
+
+
+def _consistent(saved: SavedVault) -> bool:
+    own, held = saved.rounds - saved.own_from + 1, saved.rounds - saved.held_from + 1
+    return (
+        saved.held_from >= 1
+        and saved.own_from >= saved.held_from
+        and min(own, held, saved.neighbours) >= 0
+        and len(saved.channel) in (0, KEY_BYTES)
+        and len(saved.sharing_seed) in (0, KEY_BYTES)
+        and len(saved.keys) == len(saved.seeds) == KEY_BYTES * own
+        and len(saved.held) == held * saved.neighbours * PAIR_BYTES
+    )
 
 
 def _zero(secret: bytearray) -> None:
