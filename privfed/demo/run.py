@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from privfed.demo.compare import Score, pooled_score, score_of, silo_scores
+from privfed.demo.compare import pooled_score, score_of, silo_scores
 from privfed.demo.data import DemoData, IntArray, dirichlet_silos, load_data, split
 from privfed.demo.options import DemoOptions
-from privfed.demo.pages import write_pages
+from privfed.demo.pages import DemoResult, write_pages
 from privfed.demo.progress import RoundTable
 from privfed.engines import Dropout, LocalFederation
 from privfed.learners.mixture import GaussianMixture, RoundReport
@@ -23,9 +22,9 @@ from privfed.query import FloatArray
 from privfed.statistics.histograms import Magnitudes, radius_of
 from privfed.statistics.moments import Moments, moments_of
 from privfed.statistics.transform import LinearMap, TransformedFederation, principal_components
-from privfed_accounting import Budget, Verification, verify
+from privfed_accounting import Budget, verify
 
-__all__ = ["DemoResult", "run_demo"]
+__all__ = ["run_demo"]
 
 HELD_OUT = 0.2
 ALPHA = 0.5  # of the Dirichlet: a silo holds mostly two or three of ten labels
@@ -34,34 +33,6 @@ MAX_RECORDS = 100_000  # rows that a silo may hold; public
 VIEWS = ("server", "client", "unmasked")
 # Shares of the budget: range (only where no bounds are public), mean and spread, covariance; the mixture has the rest.
 RANGE, MEAN, COVARIANCE = 0.03, 0.03, 0.22
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """What the demo found; `pages` turns it into files.
-
-    Attributes:
-        options, data: what it was run on.
-        sizes: training rows per silo (known to the demo, never to the server).
-        rounds: (number, purpose, survivors, log-likelihood or None, epsilon per view, bytes up) of every release.
-        private, pooled, silos: held-out scores.
-        weights, images: the mixture's weights and its means, mapped back to the space of the rows.
-        verification: verdict on the ledger.
-        seconds: wall time.
-    """
-
-    options: DemoOptions
-    data: DemoData
-    sizes: tuple[int, ...]
-    rounds: tuple[dict[str, Any], ...]
-    private: Score
-    pooled: Score
-    silos: tuple[Score, ...]
-    weights: FloatArray
-    images: FloatArray
-    ledger: Path
-    verification: Verification
-    seconds: float
 
 
 def run_demo(options: DemoOptions, console: Console | None = None) -> dict[str, Any]:
