@@ -73,7 +73,7 @@ docs-serve: environment  ## the manual, live, on http://localhost:8000
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: environment  ## time the parts that have a bar; one line a figure
-	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+	@set -e; for file in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
 
 wheel: environment  ## build, inspect and test the wheel in a clean environment
 	@$(BIN)/python scripts/check_wheel.py
