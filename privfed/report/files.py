@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -42,7 +42,7 @@ def json_text(data: Mapping[str, Any]) -> str:
             raise UsageError(f"{place} is {value}, which JSON cannot hold: write None and say why")
     try:
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(f"the data are not plain JSON values: {error}") from None
 
 
@@ -55,33 +55,22 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     target = Path(path)
     if target.is_dir():
         raise UsageError(f"{target} is a directory, expected a file: add a file name")
-    temporary: str | None = None
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        # Not tempfile: its mode 0600 is for secrets; a report is to be read by whom the umask lets read.
+        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 is for secrets; a report is to be read
         os.replace(temporary, target)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UsageError(f"cannot write {target}: {reason}: choose a place that exists and is writable") from error
-    except UnicodeEncodeError as error:
-        raise UsageError(f"cannot write {target}: the text is not Unicode: {error.reason}") from error
-    else:
-        temporary = None
-    finally:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or type(error).__name__
+            raise UsageError(f"cannot write {target}: {reason}: choose a place that exists and is writable") from error
+        raise
     return target
-
-
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:

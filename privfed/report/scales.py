@@ -156,7 +156,7 @@ def format_epsilon(epsilon: float) -> str:
         >>> format_epsilon(3.99991), format_epsilon(0.123401), format_epsilon(0.0), format_epsilon(2.0)
         ('4.000', '0.1235', '0', '2')
     """
-    if not math.isfinite(epsilon) or epsilon == int(epsilon):
+    if not math.isfinite(epsilon) or (epsilon == int(epsilon) and epsilon < 1e6):
         return format_number(epsilon)
     rounded = Context(prec=4, rounding=ROUND_CEILING).create_decimal_from_float(epsilon)
-    return f"{rounded:f}" if 1e-4 <= epsilon < 1e4 else format_number(float(rounded))
+    return f"{rounded:f}" if 1e-4 <= epsilon < 1e4 else f"{rounded:e}"
