@@ -20,7 +20,7 @@ from privfed_accounting import View
 
 __all__ = ["Plan", "Terms", "decode_terms", "make_plan"]
 
-RING_BITS = 64
+RING_BITS: Literal[64] = 64
 RING_HEADROOM = 2.0**62  # the ring holds +-2^63; one bit is left for what rounding adds
 NOISE_TAIL = 14.0  # standard deviations that must fit: beyond lie 1e-44 of a Gaussian's mass
 MAX_SCALE = 2.0**40  # below float64's 2^-53 of a unit sum nothing is gained

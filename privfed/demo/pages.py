@@ -165,7 +165,9 @@ def _likelihood_chart(result: DemoResult) -> LineChart | None:
 def _components(result: DemoResult) -> Any:
     order = np.argsort(result.weights)[::-1]
     if result.data.image_shape is None or result.data.bounds is None:
-        rows = [(f"{k + 1}", float(result.weights[i]), *map(float, result.images[i][:6])) for k, i in enumerate(order)]
+        rows: list[tuple[str | float, ...]] = [
+            (f"{k + 1}", float(result.weights[i]), *map(float, result.images[i][:6])) for k, i in enumerate(order)
+        ]
         heads = [Column(f"feature {j + 1}", "number") for j in range(min(6, result.images.shape[1]))]
         return Table("Weights and means", ("component", Column("weight", "number"), *heads), rows)
     low, high = result.data.bounds

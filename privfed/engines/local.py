@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from privfed.engines.faults import Dropout, Step, check_dropouts
-from privfed.engines.secure import SecureEpoch
+from privfed.engines.secure import Lost, SecureEpoch
 from privfed.engines.sources import named_sources
 from privfed.errors import DataError, FederationError, UsageError
 from privfed.federation import FederationBase
@@ -107,7 +108,7 @@ class LocalFederation(FederationBase):
         max_mu2 = math.inf if budget is None else self.ledger.total_mu2()
         self._sides = {
             name: ClientSide(
-                name, source.load, terms=self._terms, max_mu2=max_mu2, keystream=lambda name=name: self._noise(name)
+                name, source.load, terms=self._terms, max_mu2=max_mu2, keystream=functools.partial(self._noise, name)
             )
             for name, source in self._sources.items()
         }
@@ -143,7 +144,7 @@ class LocalFederation(FederationBase):
         self._drawn[name] += 1
         return Keystream.seeded(hashlib.sha256(f"{self._noise_seed}/{name}/{self._drawn[name]}".encode()).digest())
 
-    def _lost(self, round: int) -> Any:
+    def _lost(self, round: int) -> Lost:
         def lost(client: str, step: Step) -> bool:
             return any(dropout.strikes(client, step, round) for dropout in self._dropouts)
 
@@ -161,7 +162,7 @@ class LocalFederation(FederationBase):
             self._epoch = None  # clients and server may stand at different messages: the next release sets up anew
             raise
 
-    def _new_epoch(self, task: RoundTask, lost: Any) -> SecureEpoch:
+    def _new_epoch(self, task: RoundTask, lost: Lost) -> SecureEpoch:
         view = View.parse(self._terms.view)
         return SecureEpoch(
             self._sides,
@@ -174,7 +175,7 @@ class LocalFederation(FederationBase):
             lost=lost,
         )
 
-    def _run_trusted(self, task: RoundTask, lost: Any) -> RoundOutcome:
+    def _run_trusted(self, task: RoundTask, lost: Lost) -> RoundOutcome:
         """Form the same sum without masks. A loss before the input counts; a later one leaves the sum whole."""
         total = np.zeros(task.plan.dimension, dtype=np.uint64)
         invited = [name for name in self._sides if not (lost(name, "advertise") or lost(name, "shares"))]

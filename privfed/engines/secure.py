@@ -27,7 +27,7 @@ from privfed_protocols import (
     VectorSpec,
 )
 
-__all__ = ["SecureEpoch"]
+__all__ = ["Lost", "SecureEpoch"]
 
 logger = logging.getLogger(__name__)
 VECTOR = "statistics"

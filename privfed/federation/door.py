@@ -11,6 +11,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +87,7 @@ class FederationBase(ABC):
         max_records: int,
         records_per_client: float,
         trusted: bool,
-        noise_source: str,
+        noise_source: Literal["os", "seeded"],
     ) -> None:
         if planned < 2:
             raise UsageError(
