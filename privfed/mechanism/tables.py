@@ -115,8 +115,7 @@ def table_distance_bits(entries: int) -> float:
 def _direct(high: npt.NDArray[np.uint64], first: int) -> npt.NDArray[np.int16]:
     # A piece is undecided when a boundary lies in it or on its lower edge.
     boundaries = np.bincount((high >> _SHIFT_DIRECT).astype(np.int64), minlength=1 << DIRECT_BITS)
-    below = np.cumsum(boundaries) - boundaries
-    return np.where(boundaries > 0, UNDECIDED, below + first).astype(np.int16)
+    return np.where(boundaries > 0, UNDECIDED, np.cumsum(boundaries) + first).astype(np.int16)
 
 
 def _fixed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -102,18 +102,20 @@ def test_misuse_is_refused(call: object, message: str) -> None:
 
 
 def test_threads_never_get_the_same_bytes() -> None:
-    stream, pieces = Keystream.seeded(b"threads"), []
+    # Longer than a piece of the cipher's, so that reads would interleave without the lock.
+    size, pieces = 200_000, list[bytes]()
+    stream = Keystream.seeded(b"threads")
 
     def take() -> None:
-        pieces.extend(stream.read(4096) for _ in range(200))
+        pieces.extend(stream.read(size) for _ in range(40))
 
     threads = [threading.Thread(target=take) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    whole = Keystream.seeded(b"threads").read(4 * 200 * 4096)
-    assert sorted(pieces) == sorted(whole[i : i + 4096] for i in range(0, len(whole), 4096))
+    whole = Keystream.seeded(b"threads").read(4 * 40 * size)
+    assert sorted(pieces) == sorted(whole[i : i + size] for i in range(0, len(whole), size))
 
 
 def run_script(script: str) -> str:
