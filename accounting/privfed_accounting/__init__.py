@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "budget": "Allowance Budget allowance calibrate calibrate_mu2",
     "charge": "Charge Total",
-    "errors": "AccountingError BudgetExhausted BudgetMismatch CorruptLedger GuaranteeBroken LedgerBusy LedgerError LedgerFull "
-    "LedgerReadOnly LedgerUnreadable LedgerVersionError NotALedger NumericalError ParameterError",
+    "errors": "AccountingError BudgetExhausted BudgetMismatch CorruptLedger GuaranteeBroken LedgerBusy LedgerError "
+    "LedgerFull LedgerReadOnly LedgerUnreadable LedgerVersionError NotALedger NumericalError ParameterError",
     "fine_grid": "ddg_tau fine_grid_charge",
     "gaussian": "gaussian_delta gaussian_epsilon gaussian_mu log_gaussian_delta",
     "ledger": "Ledger",

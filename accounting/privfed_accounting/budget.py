@@ -14,8 +14,8 @@ from privfed_accounting.views import View
 Unit = Literal["record", "client"]
 RELATION: Final = "add/remove"
 
-# What a budget keeps back, so that error terms never meet a budget spent to the last bit. The slack covers 10 000 rounds
-# of dimension 10^6 at sigma = 2^24 (3e-6) three times over; a coarser grid needs a larger reserve, set by the caller.
+# What a budget keeps back, so that error terms never meet a budget spent to the last bit. The slack covers 10 000
+# rounds of dimension 10^6 at sigma = 2^24 (3e-6) three times over; a coarser grid needs a larger reserve.
 SLACK_RESERVE: Final = 1e-5
 SLACK_RESERVE_SHARE: Final = 1e-4
 DELTA_RESERVE_SHARE: Final = 1e-4
@@ -53,7 +53,8 @@ class Budget:
         delta: 0 < delta < 1.
         unit: "record" (one row at one client) or "client" (one client's whole contribution).
         view: the adversary the budget guards against; the noise is sized and rounds are refused in this view.
-        slack_reserve: part of epsilon kept for the grid's error terms; None takes 1e-5 + 1e-4 epsilon (at most epsilon/10).
+        slack_reserve: part of epsilon kept for the grid's error terms; None takes 1e-5 + 1e-4 epsilon, at most a tenth
+            of epsilon.
         relation: always "add/remove": a unit is present or absent (its contribution zero).
 
     >>> Budget(epsilon=4.0, delta=1e-6).view
@@ -123,7 +124,7 @@ def allowance(epsilon: float, delta: float, *, slack_reserve: float | None = Non
 
 
 def leak(total: Total, epsilon: float) -> float:
-    """exp(epsilon) * tails + (1 + exp(epsilon)) * distances of a total, rounded up: what counts against `delta_leak`."""
+    """What counts against `delta_leak`: exp(epsilon) * tails + (1 + exp(epsilon)) * distances, rounded up."""
     if total.delta_tail == 0.0 and total.sampler_distance == 0.0:
         return 0.0
     if epsilon > 700.0 or not total.private:

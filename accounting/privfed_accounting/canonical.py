@@ -67,7 +67,9 @@ def _checked_fact(name: str, value: object) -> Fact:
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ParameterError(f"fact {name!r} is {value!r}: JSON has no such number; leave it out or record it as text")
+            raise ParameterError(
+                f"fact {name!r} is {value!r}, expected a finite number: leave it out or give it as text"
+            )
         return value
     raise ParameterError(f"fact {name!r} is a {type(value).__name__}, expected a number, string, boolean or None")
 

@@ -1,8 +1,8 @@
 """Entries of the ledger and the hash chain that ties each to the one before.
 
-An entry is stored as the canonical JSON of {seq, kind, time, previous, body}; its digest is the SHA-256 of that text and
-is what the next entry names as `previous`. The first entry names 64 zeros and binds the format, a random ledger number,
-the budget and its caps, so that two ledgers never share a chain.
+An entry is stored as the canonical JSON of {seq, kind, time, previous, body}; its digest is the SHA-256 of that text
+and is what the next entry names as `previous`. The first entry names 64 zeros and binds the format, a random ledger
+number, the budget and its caps, so that two ledgers never share a chain.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from privfed_accounting.canonical import canonical_json, digest, parse
 from privfed_accounting.errors import CorruptLedger
@@ -19,6 +19,15 @@ KINDS: Final = ("open", "reserve", "settle", "void", "note")
 GENESIS: Final = "0" * 64
 _KEYS: Final = {"seq", "kind", "time", "previous", "body"}
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+
+class Row(NamedTuple):
+    """One row as it is stored: number, kind, the entry's text as bytes, and the digest claimed for it."""
+
+    seq: int
+    kind: str
+    text: bytes
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -52,54 +61,65 @@ class Entry:
         return digest(self.text)
 
 
-def read_entry(seq: int, text: str, stored_digest: str, *, after: str, expected_seq: int) -> Entry:
-    """Check one stored row against the chain and read it.
+def read_chain(rows: Iterable[Row], *, after: str = GENESIS, last_seq: int = 0) -> Iterator[Entry]:
+    """Read stored rows in order, checking each against the one before.
 
     Args:
-        seq: number the row is stored under.
-        text: canonical JSON of the entry.
-        stored_digest: digest the row claims.
-        after: digest of the entry before.
-        expected_seq: number this entry must have.
+        rows: from the one after `last_seq` on.
+        after: digest of the entry numbered `last_seq`.
+        last_seq: number of the last entry already read; 0 for none.
 
     Raises:
-        CorruptLedger: names the entry and what about it is wrong.
+        CorruptLedger: names the first entry that is not as it was written, and what about it is wrong.
     """
-    if seq != expected_seq:
-        raise CorruptLedger(f"entry {expected_seq} is missing: after entry {expected_seq - 1} comes {seq}", entry=expected_seq)
-    if digest(text) != stored_digest:
-        raise CorruptLedger(f"entry {seq} was edited: its content does not have the digest stored with it", entry=seq)
+    for row in rows:
+        last_seq += 1
+        if row.seq != last_seq:
+            raise CorruptLedger(f"entry {last_seq} is missing, next comes {row.seq}: restore a backup", entry=last_seq)
+        yield _read_row(row, after)
+        after = row.digest
+
+
+def _read_row(row: Row, after: str) -> Entry:
+    seq = row.seq
     try:
-        fields = parse(text)
-    except ValueError as error:
-        raise CorruptLedger(f"entry {seq} is not JSON: {error}", entry=seq) from error
-    if not isinstance(fields, dict) or set(fields) != _KEYS or not isinstance(fields["body"], dict):
-        raise CorruptLedger(f"entry {seq} lacks the fields of an entry", entry=seq)
-    entry = Entry(fields["seq"], fields["kind"], fields["time"], fields["previous"], fields["body"])
-    _check_fields(entry, seq, text)
+        text = row.text.decode("utf-8")
+        intact = digest(text) == row.digest
+    except UnicodeDecodeError:
+        text, intact = "", False
+    if not intact:
+        raise CorruptLedger(f"entry {seq} was edited, its content has another digest: restore a backup", entry=seq)
+    entry = _parse(seq, text)
+    if entry.seq != seq or entry.kind != row.kind:
+        raise CorruptLedger(
+            f"entry {seq} is stored as {row.kind} number {seq} and calls itself {entry.kind} number {entry.seq!r}, "
+            "so entries were reordered: restore a backup",
+            entry=seq,
+        )
     if entry.previous != after:
         raise CorruptLedger(
-            f"entry {seq} does not follow entry {seq - 1}: it names another predecessor, so entries were edited, "
-            "reordered, removed or taken from another ledger",
+            f"entry {seq} names another predecessor than entry {seq - 1}, so entries were edited, reordered, removed "
+            "or taken from another ledger: restore a backup",
             entry=seq,
         )
     return entry
 
 
-def read_chain(rows: Iterable[tuple[int, str, str]], *, after: str = GENESIS, last_seq: int = 0) -> Iterator[Entry]:
-    """Read stored rows (seq, text, digest) in order, checking each against the one before."""
-    for seq, text, stored_digest in rows:
-        entry = read_entry(seq, text, stored_digest, after=after, expected_seq=last_seq + 1)
-        yield entry
-        after, last_seq = stored_digest, seq
-
-
-def _check_fields(entry: Entry, seq: int, text: str) -> None:
-    if entry.seq != seq or isinstance(entry.seq, bool):
-        raise CorruptLedger(f"entry {seq} calls itself number {entry.seq!r}: entries were reordered", entry=seq)
-    if entry.kind not in KINDS:
-        raise CorruptLedger(f"entry {seq} has kind {entry.kind!r}, expected one of {', '.join(KINDS)}", entry=seq)
+def _parse(seq: int, text: str) -> Entry:
+    """Read an entry's text; digest and place in the chain are the caller's to check."""
+    try:
+        fields = parse(text)
+    except ValueError as error:
+        raise CorruptLedger(f"entry {seq} is not JSON ({error}): restore a backup", entry=seq) from error
+    if not isinstance(fields, dict) or set(fields) != _KEYS or not isinstance(fields["body"], dict):
+        raise CorruptLedger(f"entry {seq} lacks the fields of an entry: restore a backup", entry=seq)
+    entry = Entry(fields["seq"], fields["kind"], fields["time"], fields["previous"], fields["body"])
+    if entry.kind not in KINDS or isinstance(entry.seq, bool):
+        raise CorruptLedger(
+            f"entry {seq} has kind {entry.kind!r}, expected one of {KINDS}: restore a backup", entry=seq
+        )
     if not isinstance(entry.time, str) or _TIME.fullmatch(entry.time) is None:
-        raise CorruptLedger(f"entry {seq} has time {entry.time!r}, expected UTC like 2025-01-31T12:00:00.000000Z", entry=seq)
+        raise CorruptLedger(f"entry {seq} has time {entry.time!r}, which is not UTC: restore a backup", entry=seq)
     if entry.text != text:
-        raise CorruptLedger(f"entry {seq} is not in canonical form", entry=seq)
+        raise CorruptLedger(f"entry {seq} is not in canonical form: restore a backup", entry=seq)
+    return entry

@@ -2,7 +2,8 @@
 
 A charge says: the round is a Gaussian mechanism of parameter mu, up to a factor exp(epsilon_slack) on probabilities,
 an event of probability delta_tail, and a sampler at total variation `sampler_distance` from the ideal one. The four
-numbers add over rounds, and (theorem in accounting/README.md) a total of them is (epsilon, delta)-DP for every epsilon with
+numbers add over rounds, and (theorem in accounting/README.md) a total of them is (epsilon, delta)-DP for every epsilon
+with
 
     delta = exp(slack) * delta_Gauss(epsilon - slack; mu) + exp(epsilon) * tail + (1 + exp(epsilon)) * distance.
 """

@@ -19,6 +19,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
 
+from privfed_accounting.chain import Row
 from privfed_accounting.errors import (
     CorruptLedger,
     LedgerBusy,
@@ -42,11 +43,12 @@ ENTRIES: Final = sa.Table(
     sa.Column("entry", sa.Text, nullable=False),
     sa.Column("digest", sa.Text, nullable=False, unique=True),
 )
-_TRIGGERS: Final = tuple(
-    f"CREATE TRIGGER entries_no_{verb.lower()} BEFORE {verb} ON entries "
-    f"BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+_TRIGGERS: Final = {
+    f"entries_no_{verb.lower()}": f"CREATE TRIGGER entries_no_{verb.lower()} BEFORE {verb} ON entries "
+    "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
     for verb in ("UPDATE", "DELETE")
-)
+}
+_DAMAGE: Final = (0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _ORPHANS: Final[list[object]] = []  # engines inherited over a fork: never used, never closed (SQLite forbids both)
 
 
@@ -54,17 +56,15 @@ class Database:
     """One SQLite file (or memory), opened by one process; safe to share between threads.
 
     Args:
-        path: the file; None for memory.
-        create: whether a missing file is created.
-        read_only: open without the right to write.
+        path: the file, made if missing; None for memory.
+        read_only: open without the right to write; a missing file is then an error.
         timeout: seconds to wait for another process's lock.
     """
 
-    def __init__(self, path: Path | None, *, create: bool, read_only: bool = False, timeout: float = 10.0) -> None:
+    def __init__(self, path: Path | None, *, read_only: bool = False, timeout: float = 10.0) -> None:
         self.path = path
         self.read_only = read_only
         self._timeout = timeout
-        self._create = create
         self._lock = threading.RLock()
         self._inode: tuple[int, int] | None = None
         self._open()
@@ -80,14 +80,23 @@ class Database:
         # isolation_level None: the driver starts no transactions behind our back.
         options: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "timeout": self._timeout}
         if self.path is None:
-            connection = sqlite3.connect(":memory:", **options)
+            connection: sqlite3.Connection = sqlite3.connect(":memory:", **options)
         else:
-            mode = "ro" if self.read_only else "rwc" if self._create else "rw"
-            connection = sqlite3.connect(f"file:{urllib.parse.quote(str(self.path))}?mode={mode}", uri=True, **options)
+            connection = sqlite3.connect(self._uri(self.path), uri=True, **options)
         if not self.read_only:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA trusted_schema = OFF")
         return connection
+
+    def _uri(self, path: Path) -> str:
+        quoted = f"file:{urllib.parse.quote(str(path.absolute()))}"
+        if not self.read_only:
+            return f"{quoted}?mode=rwc"
+        # Even a reader of a write-ahead log needs files beside it. In a directory that takes none, and without a log to
+        # read, the file is all there is and cannot change under us.
+        log = path.with_name(f"{path.name}-wal")
+        alone = not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
+        return f"{quoted}?immutable=1" if alone else f"{quoted}?mode=ro"
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -128,10 +137,10 @@ class Database:
                 return True
             if tables or application or version:
                 raise NotALedger(
-                    f"{self.path} is a database of another program, not a ledger: give the ledger a path of its own"
+                    f"{self.path} is a database of another program, expected a ledger: give the ledger its own path"
                 )
             if self.read_only:
-                raise NotALedger(f"{self.path} is empty: no ledger was ever written here")
+                raise NotALedger(f"{self.path} is empty, expected a ledger: check the path")
             if self.path is not None:
                 self._switch_to_wal(connection)
             self._remember_file()
@@ -140,14 +149,43 @@ class Database:
     def create_schema(self, connection: sa.Connection) -> None:
         """Create table and triggers inside the caller's transaction."""
         metadata.create_all(connection)
-        for trigger in _TRIGGERS:
+        for trigger in _TRIGGERS.values():
             connection.exec_driver_sql(trigger)
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def has_schema(self, connection: sa.Connection) -> bool:
         """Whether the table is there, asked inside the caller's transaction."""
-        return bool(connection.exec_driver_sql("SELECT count(*) FROM sqlite_master WHERE name = 'entries'").scalar_one())
+        query = "SELECT count(*) FROM sqlite_master WHERE name = 'entries'"
+        return bool(connection.exec_driver_sql(query).scalar_one())
+
+    def rows(self, connection: sa.Connection, *, first: int) -> Iterator[Row]:
+        """Stored rows from number `first` on, in order.
+
+        Raises:
+            CorruptLedger: names the first row that the damaged file does not give up.
+        """
+        table = ENTRIES.c
+        # As bytes: a text that is no longer UTF-8 is for the chain to judge, not for the driver to stumble on.
+        columns = (table.seq, table.kind, sa.cast(table.entry, sa.LargeBinary).label("entry"), table.digest)
+        number = first
+        try:
+            for row in connection.execute(sa.select(*columns).where(table.seq >= first).order_by(table.seq)):
+                yield Row(int(row.seq), str(row.kind), bytes(row.entry or b""), str(row.digest))
+                number = int(row.seq) + 1
+        except (sa.exc.DatabaseError, TypeError, ValueError) as error:
+            if isinstance(error, sa.exc.DatabaseError) and _primary_code(error.orig) not in _DAMAGE:
+                raise
+            raise CorruptLedger(
+                f"entry {number} of {self.path} cannot be read, the file is damaged there: restore a backup",
+                entry=number,
+            ) from error
+
+    def missing_guards(self, connection: sa.Connection) -> list[str]:
+        """Names of the append-only triggers that are gone or changed."""
+        query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+        found = {str(row[0]): str(row[1]) for row in connection.exec_driver_sql(query)}
+        return [name for name, statement in _TRIGGERS.items() if found.get(name) != statement]
 
     def close(self) -> None:
         """Close the connection; the last one out folds the write-ahead log into the file."""
@@ -180,7 +218,8 @@ class Database:
                 continue
             if mode != "wal":
                 raise LedgerError(
-                    f"{self.path} cannot use a write-ahead log (SQLite answered {mode!r}): put the ledger on a local disk"
+                    f"{self.path} cannot use a write-ahead log (mode {mode!r}, expected 'wal'): "
+                    "put the ledger on a local disk"
                 )
             return
 
@@ -188,7 +227,7 @@ class Database:
         if self._pid == os.getpid():
             return
         if self.path is None:
-            raise LedgerError("a ledger in memory belongs to the process that made it: use a file to share a budget")
+            raise LedgerError("a ledger in memory belongs to the process that made it: share a budget through a file")
         _ORPHANS.append(self._engine)
         self._open()
 
@@ -204,9 +243,9 @@ class Database:
         try:
             status = os.stat(self.path)
         except OSError as error:
-            raise LedgerUnreadable(f"the ledger {self.path} was moved or deleted while in use: restore it") from error
+            raise LedgerUnreadable(f"ledger {self.path} was moved or deleted while in use: put it back") from error
         if (status.st_dev, status.st_ino) != self._inode:
-            raise LedgerUnreadable(f"the ledger {self.path} was replaced by another file while in use: restore it")
+            raise LedgerUnreadable(f"ledger {self.path} was replaced by another file while in use: put it back")
 
 
 def translate(error: BaseException | None, path: Path | None) -> LedgerError:
@@ -214,32 +253,40 @@ def translate(error: BaseException | None, path: Path | None) -> LedgerError:
     name = "the ledger in memory" if path is None else f"ledger {path}"
     code = _primary_code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return LedgerBusy(f"{name} is locked by another process; nothing was charged. Wait for it, or stop it, and try again")
+        return LedgerBusy(f"{name} is locked by another process, nothing was charged: wait for it and try again")
     if code == sqlite3.SQLITE_READONLY:
-        return LedgerReadOnly(f"{name} cannot be written; nothing was charged. Make the file and its directory writable")
-    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _disk_is_full(path)):
-        return LedgerFull(f"the disk of {name} is full; nothing was charged. Free some space and try again")
+        return _read_only(name)
+    if code == sqlite3.SQLITE_FULL or (code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _disk_is_full(path)):
+        return LedgerFull(f"the disk of {name} is full, nothing was charged: free some space and try again")
     if code == sqlite3.SQLITE_NOTADB:
-        return NotALedger(f"{name} is not a database: give the ledger a path of its own, or restore it from a backup")
+        return NotALedger(f"{name} is not a database: give the ledger its own path, or restore it from a backup")
     if code == sqlite3.SQLITE_CORRUPT:
-        return CorruptLedger(f"{name} is damaged ({error}): restore it from a backup, together with its -wal file")
-    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return LedgerUnreadable(
-            f"{name} cannot be opened ({error}): check that its directory exists and that file and directory are "
-            "readable and writable for this user"
+        return CorruptLedger(
+            f"{name} is damaged ({error}): restore it from a backup, with its -wal file if there is one"
         )
-    return LedgerError(f"{name} failed: {error}")
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        if path is not None and path.is_file() and os.access(path, os.R_OK) and not os.access(path.parent, os.W_OK):
+            return _read_only(name)
+        return LedgerUnreadable(
+            f"{name} cannot be opened ({error}): check that its directory exists and that both may be read and written"
+        )
+    return LedgerError(f"{name} failed, nothing was charged: {error}")
+
+
+def _read_only(name: str) -> LedgerReadOnly:
+    return LedgerReadOnly(f"{name} cannot be written, nothing was charged: make the file and its directory writable")
 
 
 def _ask(connection: sqlite3.Connection, statement: str) -> Any:
-    return connection.execute(statement).fetchone()[0]
+    row: tuple[Any, ...] = connection.execute(statement).fetchone()
+    return row[0]
 
 
 def _check_version(version: int, path: Path | None) -> None:
     if version != SCHEMA_VERSION:
         raise LedgerVersionError(
-            f"ledger {path} has schema version {version}, this software knows {SCHEMA_VERSION}: use the version of "
-            "privfed that wrote it, or a newer one"
+            f"ledger {path} has schema version {version}, this software knows {SCHEMA_VERSION}: "
+            "use the version of privfed that wrote it, or a newer one"
         )
 
 

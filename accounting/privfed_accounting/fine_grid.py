@@ -1,7 +1,7 @@
-"""The fine grid: sums of discrete Gaussian shares, accounted exactly as a Gaussian mechanism plus named error terms.
+"""The fine grid: sums of discrete Gaussian shares, accounted as a Gaussian mechanism plus named error terms.
 
-Proof in accounting/README.md ("The fine-grid theorem"); in one line: a rounded continuous Gaussian is post-processing of
-the Gaussian mechanism, and at sigma = sqrt(shares) * share_sigma its mass at k over a discrete Gaussian's is
+Proof in accounting/README.md ("The fine-grid theorem"). In one line: a rounded continuous Gaussian is post-processing
+of the Gaussian mechanism, and at sigma = sqrt(shares) * share_sigma its mass at k over a discrete Gaussian's is
 constant * sinh(y)/y * (factor in [exp(-1/(24 sigma^2)), 1]) with y = k/(2 sigma^2), hence within
 [exp(-1/(24 sigma^2)), exp(k^2/(24 sigma^4))] of the constant.
 """
@@ -17,9 +17,10 @@ import numpy as np
 from privfed_accounting.charge import Charge
 from privfed_accounting.errors import ParameterError
 
-# Probability of the noise vector's norm passing the radius, a round: exp(-TAIL_EXPONENT) = 2^-128, negligible against
-# any delta in use even times exp(epsilon) and a million rounds. The slack grows only like its root at large dimension.
-TAIL_EXPONENT: Final = 128.0 * math.log(2.0)
+# The noise vector's norm passes the radius with probability exp(-TAIL_EXPONENT) = 2^-369 a round: negligible against
+# any delta in use, after a million rounds and times exp(epsilon) for an epsilon of 200 (the unmasked view has such).
+# The slack grows with it like its root at large dimension, and is 546/(24 sigma^2) at dimension 1.
+TAIL_EXPONENT: Final = 256.0
 
 # Assumed of a noise sampler that does not say: total variation distance per drawn number.
 DEFAULT_SAMPLER_DISTANCE: Final = 2.0**-100
@@ -66,7 +67,7 @@ def fine_grid_charge(
     sampler_distance: float = DEFAULT_SAMPLER_DISTANCE,
     tail_exponent: float = TAIL_EXPONENT,
 ) -> Charge:
-    """Cost of one release of an integer vector plus `shares` discrete Gaussian shares, to a view that knows none of them.
+    """Cost of releasing an integer vector plus `shares` discrete Gaussian shares, to a view that knows none of them.
 
     Args:
         l2_sensitivity: how far one unit moves the integer vector, L2, in grid steps, > 0.
@@ -121,8 +122,8 @@ def _check_noise(share_sigma: float, shares: int) -> None:
         raise ParameterError(f"the number of noise shares is {shares!r}, expected an integer >= 1")
     if not (math.isfinite(share_sigma) and share_sigma >= LEAST_SHARE_SIGMA):
         raise ParameterError(
-            f"share_sigma is {share_sigma!r} grid steps, expected at least {LEAST_SHARE_SIGMA}: raise the encoding scale, "
-            "so that the same noise spans more grid steps"
+            f"share_sigma is {share_sigma!r} grid steps, expected at least {LEAST_SHARE_SIGMA}: "
+            "raise the encoding scale, so that the same noise spans more grid steps"
         )
 
 

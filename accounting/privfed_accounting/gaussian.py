@@ -135,7 +135,9 @@ def _log_delta(epsilon: float, mu: float) -> float:
     else:
         gap = mills_difference(a, mu)
         if not gap > 0 or not math.isfinite(gap):
-            raise NumericalError(f"the divergence of a Gaussian mechanism at epsilon={epsilon!r}, mu={mu!r} came out as {gap!r}")
+            raise NumericalError(
+                f"the divergence at epsilon={epsilon!r}, mu={mu!r} came out as {gap!r}, expected above 0"
+            )
         log_delta = log_normal_density(a) + math.log(gap)
     # Rounding of a and of a^2/2, and a relative 4e-13 for the Mills ratios (measured: below 2e-13).
     return log_delta + 4e-13 + 2.0 * _ULP * b * (abs(a) + 2.0)
@@ -147,7 +149,7 @@ def _mills_gap(epsilon: float, mu: float, log_delta: float) -> float:
 
 
 def _until(accept: Callable[[float], bool], *, start: float, direction: float) -> float:
-    """First value accepted when going from `start` upwards (direction 1) or downwards (-1) in growing relative steps."""
+    """First value accepted, from `start` upwards (direction 1) or downwards (-1) in growing relative steps."""
     value, step = start, 2.0 * _ULP
     for _ in range(60):
         if accept(value):
@@ -160,7 +162,8 @@ def _until(accept: Callable[[float], bool], *, start: float, direction: float) -
 def _log_target(delta: float) -> float:
     if not 0.0 < delta < 1.0:
         raise ParameterError(
-            f"delta is {delta!r}, expected 0 < delta < 1: Gaussian noise gives no guarantee at delta 0; take one far below 1/records"
+            f"delta is {delta!r}, expected 0 < delta < 1 as Gaussian noise guarantees nothing at 0: "
+            "take one far below 1/records"
         )
     return math.log(delta) if delta < 0.5 else math.log1p(-(1.0 - delta))
 

@@ -1,14 +1,16 @@
 """The ledger: a durable, append-only, hash-chained record of every round, and the filter that guards the budget.
 
-The order is the guarantee: reserve (charged, committed to disk) - reveal - settle. A crash, a kill or a full disk between
-any two steps leaves the charge standing, so that the ledger may say too much and never too little.
+The order is the guarantee: reserve (charged, committed to disk) - reveal - settle. A crash, a kill or a full disk
+between any two steps leaves the charge standing, so that the ledger may say too much and never too little.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 import secrets
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -58,7 +60,10 @@ class Ledger:
         spending one budget at once never overspend it.
     """
 
-    def __init__(self, database: Database, book: Book, *, writable: bool, clock: Clock, on_step: Callable[[str], None]) -> None:
+    def __init__(
+        self, database: Database, book: Book, *, writable: bool, clock: Clock, on_step: Callable[[str], None]
+    ) -> None:
+        self._lock = threading.RLock()
         self._database = database
         self._book = book
         self._writable = writable
@@ -81,8 +86,8 @@ class Ledger:
 
         Args:
             path: file, made if missing (its directory must exist); None for a ledger in memory.
-            budget: for a new ledger, what may be spent. For an existing one the same budget again, to go on spending out
-                of it. None reads an existing ledger with a budget, and makes or continues one without any DP.
+            budget: for a new ledger, what may be spent. For an existing one the same budget again, to go on spending
+                out of it. None reads an existing ledger with a budget, and makes or continues one without any DP.
             timeout: seconds to wait for another process's lock.
             clock: gives the time of an entry, for tests; must be time-zone aware.
             on_step: called with a name between any two steps of a write, for tests.
@@ -94,25 +99,30 @@ class Ledger:
         """
         file = None if path is None else Path(path)
         if file is not None and not file.exists() and not file.parent.is_dir():
-            raise LedgerUnreadable(f"ledger {file} cannot be made: directory {file.parent} does not exist, create it first")
+            raise LedgerUnreadable(f"directory {file.parent} of ledger {file} does not exist: create it first")
         clock = _utc_now if clock is None else clock
-        database = Database(file, create=True, timeout=timeout)
+        if budget is None and file is not None and file.exists() and file.stat().st_size:
+            database, book = read_ledger(file, timeout=timeout)
+            if book.budget is not None:
+                return cls(database, book, writable=False, clock=clock, on_step=on_step)
+            database.close()
+        database = Database(file, timeout=timeout)
         try:
-            existed = database.prepare()
+            database.prepare()
+            on_step("open:begin")
+            with database.transaction() as connection:
+                if not database.has_schema(connection):
+                    database.create_schema(connection)
+                    _append(connection, Book(), "open", _opening(budget), clock)
+                    on_step("open:inserted")
+            on_step("open:committed")
             book = Book()
-            if not (existed and budget is None):
-                with database.transaction() as connection:
-                    if not database.has_schema(connection):
-                        database.create_schema(connection)
-                        _append(connection, book, "open", _opening(budget), clock)
-                        on_step("open:inserted")
-                on_step("open:committed")
-            _catch_up(database, book)
-            writable = _check_budget(book, budget, file)
+            catch_up(database, book)
+            _check_budget(book, budget, file)
         except BaseException:
             database.close()
             raise
-        return cls(database, book, writable=writable, clock=clock, on_step=on_step)
+        return cls(database, book, writable=True, clock=clock, on_step=on_step)
 
     # --- what was spent -------------------------------------------------------------------------------------------
 
@@ -154,18 +164,18 @@ class Ledger:
         if delta is None:
             if self.budget is None:
                 if not self.spent(view, realised=realised).private:
-                    return float("inf")
-                raise ParameterError("a ledger without a budget has no delta of its own: give delta=")
+                    return math.inf
+                raise ParameterError("a ledger without a budget has no delta of its own, expected one: give delta=")
             delta = self.budget.delta
         return self.spent(view, realised=realised).epsilon(delta)
 
     def total_mu2(self) -> float:
         """Sum of mu^2 that the budget affords in its view; infinity without a budget."""
-        return float("inf") if self._book.allowance is None else self._book.allowance.mu2
+        return math.inf if self._book.allowance is None else self._book.allowance.mu2
 
     def remaining_mu2(self) -> float:
         """Part of `total_mu2` not yet charged, >= 0; infinity without a budget."""
-        return max(0.0, self.total_mu2() - self._book.guarded.mu2) if self.budget is not None else float("inf")
+        return max(0.0, self.total_mu2() - self._book.guarded.mu2) if self.budget is not None else math.inf
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -224,8 +234,8 @@ class Ledger:
         record = self._book.rounds[entry]
         if record.broke_guarantee:
             raise GuaranteeBroken(
-                f"round of entry {entry} was opened with {survivors} noise shares, its plan guaranteed "
-                f"{record.plan.guaranteed_shares}: its true cost is recorded. Find out why the round did not fail closed"
+                f"the round of entry {entry} was opened with {survivors} noise shares, expected at least "
+                f"{record.plan.guaranteed_shares}; its true cost is recorded: find out why it did not fail closed"
             )
 
     def void(self, entry: int, *, reason: str) -> None:
@@ -240,7 +250,7 @@ class Ledger:
                 was revealed, so that a reopened ledger keeps the charge.
         """
         if not isinstance(reason, str) or not reason:
-            raise ParameterError(f"the reason for voiding is {reason!r}, expected a sentence")
+            raise ParameterError(f"the reason is {reason!r}, expected words: say why nothing was revealed")
         self._write("void", {"entry": entry, "reason": reason}, check=lambda: self._check_void(entry))
 
     def note(self, text: str, facts: Mapping[str, float | str] | None = None) -> int:
@@ -254,7 +264,8 @@ class Ledger:
 
     def refresh(self) -> None:
         """Read entries that other processes have written since."""
-        _catch_up(self._database, self._book)
+        with self._lock:
+            catch_up(self._database, self._book)
 
     def close(self) -> None:
         """Close the file; reading what was read so far still works, writing does not."""
@@ -264,7 +275,9 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -277,34 +290,39 @@ class Ledger:
         if self._closed:
             raise LedgerError("this ledger was closed: open it again to write")
         if not self._writable:
-            raise LedgerReadOnly(f"ledger {self.path} was opened without its budget, for reading: open it with the same budget")
-        self._step(f"{kind}:begin")
-        with self._database.transaction() as connection:
-            self._step(f"{kind}:locked")
-            _read_new(connection, self._book)
-            check()
-            self._step(f"{kind}:checked")
-            entry = _append(connection, self._book, kind, body, self._clock)
-            self._step(f"{kind}:inserted")
-        self._step(f"{kind}:committed")
-        self._book.apply(entry)
-        return entry
+            raise LedgerReadOnly(
+                f"ledger {self.path} was opened without its budget, for reading: open it with its budget"
+            )
+        with self._lock:
+            self._step(f"{kind}:begin")
+            with self._database.transaction() as connection:
+                self._step(f"{kind}:locked")
+                _read_new(self._database, connection, self._book)
+                check()
+                self._step(f"{kind}:checked")
+                entry = _append(connection, self._book, kind, body, self._clock)
+                self._step(f"{kind}:inserted")
+            self._step(f"{kind}:committed")
+            self._book.apply(entry)
+            return entry
 
     def _check_fit(self, plan: RoundPlan) -> None:
         budget = self.budget
         if budget is None:
             if plan.private:
-                raise ParameterError("this ledger has no budget, so that only rounds without noise fit it: open one with a budget")
+                raise ParameterError(
+                    "this ledger has no budget, expected a round without noise: open one with a budget"
+                )
             return
         if not plan.private:
             raise ParameterError(
-                f"a round without noise costs infinity and cannot be charged to a budget ({budget}): "
+                f"a round without noise costs infinity, more than any budget ({budget}): "
                 "give it noise, or use a ledger opened with budget=None"
             )
         if plan.unit != budget.unit or plan.relation != budget.relation:
             raise ParameterError(
-                f"the round protects unit {plan.unit!r} ({plan.relation}), the budget unit {budget.unit!r} "
-                f"({budget.relation}): an epsilon of one says nothing about the other"
+                f"the round protects unit {plan.unit!r} ({plan.relation}), expected the budget's {budget.unit!r} "
+                f"({budget.relation}): plan it for the budget's unit"
             )
 
     def _check_budget_left(self, plan: RoundPlan, charge: Charge) -> None:
@@ -314,16 +332,22 @@ class Ledger:
         total = self._book.guarded + charge
         checks = (
             (total.mu2, caps.mu2_cap, "mu^2", "stop here, raise the noise, or start with a larger budget"),
-            (total.epsilon_slack, caps.epsilon_slack, "grid slack", "encode on a finer grid, or set slack_reserve on the budget"),
-            (leak(total, budget.epsilon), caps.delta_leak, "tails and sampler distance", "use a larger delta"),
+            (
+                total.epsilon_slack,
+                caps.epsilon_slack,
+                "grid slack",
+                "take a finer grid, or a budget with slack_reserve=",
+            ),
+            (leak(total, budget.epsilon), caps.delta_leak, "tails and sampler distance", "take a larger delta"),
         )
         for used, cap, what, remedy in checks:
             if used <= cap:
                 continue
             needed = total.epsilon(budget.delta)
             raise BudgetExhausted(
-                f"the round needs epsilon {needed:.6g} in all, the budget is {budget}; spent so far: epsilon "
-                f"{self._book.guarded.epsilon(budget.delta):.6g}. {what}: {used:.6g} of {cap:.6g}. Nothing was charged; {remedy}",
+                f"with this round epsilon is {needed:.6g}, expected within the budget of {budget}; so far "
+                f"{self._book.guarded.epsilon(budget.delta):.6g} is spent ({what} would be {used:.6g} of {cap:.6g}), "
+                f"and nothing was charged: {remedy}",
                 needed_epsilon=needed,
                 budget_epsilon=budget.epsilon,
             )
@@ -332,22 +356,23 @@ class Ledger:
         plan = self._open_reservation(entry).plan
         if not survivors <= participants <= plan.planned_shares:
             raise ParameterError(
-                f"{survivors} survivors of {participants} participants do not fit a round planned for {plan.planned_shares}"
+                f"{survivors} survivors of {participants} participants, at most {plan.planned_shares} are planned: "
+                "count each client once"
             )
 
     def _check_void(self, entry: int) -> None:
         self._open_reservation(entry)
         if entry not in self._reserved_here:
             raise LedgerError(
-                f"entry {entry} was reserved elsewhere, and what it revealed is unknown here: its charge stands"
+                f"entry {entry} was not reserved by this object, and what it revealed is unknown here: leave it charged"
             )
 
     def _open_reservation(self, entry: int) -> RoundRecord:
         record = self._book.rounds.get(entry)
         if record is None:
-            raise LedgerError(f"entry {entry!r} is not a reservation of this ledger")
+            raise LedgerError(f"entry {entry!r} is no reservation of this ledger: pass what reserve() returned")
         if record.status != "reserved":
-            raise LedgerError(f"entry {entry} is {record.status} already: a round is closed once")
+            raise LedgerError(f"entry {entry} is {record.status} already, expected an open one: close a round once")
         return record
 
 
@@ -367,36 +392,46 @@ def _append(connection: sa.Connection, book: Book, kind: str, body: dict[str, An
     return entry
 
 
-def _catch_up(database: Database, book: Book) -> None:
+def read_ledger(path: Path, *, timeout: float = 10.0) -> tuple[Database, Book]:
+    """Open an existing ledger for reading and replay it; raises the errors of `Ledger.open`."""
+    database, book = Database(path, read_only=True, timeout=timeout), Book()
+    try:
+        database.prepare()
+        catch_up(database, book)
+    except BaseException:
+        database.close()
+        raise
+    return database, book
+
+
+def catch_up(database: Database, book: Book) -> None:
+    """Bring a book up to its database."""
     with database.transaction() as connection:
-        _read_new(connection, book)
+        _read_new(database, connection, book)
 
 
-def _read_new(connection: sa.Connection, book: Book) -> None:
+def _read_new(database: Database, connection: sa.Connection, book: Book) -> None:
     """Read entries after the last one known, and check that the last one known is still there."""
-    table = ENTRIES.c
-    query = sa.select(table.seq, table.entry, table.digest).where(table.seq >= book.length).order_by(table.seq)
-    rows = [(int(row.seq), str(row.entry), str(row.digest)) for row in connection.execute(query)]
+    rows = database.rows(connection, first=max(1, book.length))
     if book.length:
-        if not rows or rows[0][0] != book.length or rows[0][2] != book.head:
-            raise CorruptLedger(f"entry {book.length} is gone or changed since it was read: the file was rolled back", entry=book.length)
-        rows = rows[1:]
+        last = next(rows, None)
+        if last is None or last.seq != book.length or last.digest != book.head:
+            raise CorruptLedger(
+                f"entry {book.length} changed or vanished since it was read: restore the file that was rolled back",
+                entry=book.length,
+            )
     for entry in read_chain(rows, after=book.head, last_seq=book.length):
         book.apply(entry)
     if not book.length:
-        raise CorruptLedger("entry 1 is missing: the ledger has no opening entry", entry=1)
+        raise CorruptLedger("entry 1, which opens the ledger, is missing: restore a backup", entry=1)
 
 
-def _check_budget(book: Book, budget: Budget | None, path: Path | None) -> bool:
-    """Whether a caller with this budget may write."""
-    if budget is None:
-        return book.budget is None
+def _check_budget(book: Book, budget: Budget | None, path: Path | None) -> None:
     if book.budget != budget:
         raise BudgetMismatch(
-            f"ledger {path} was made with budget {book.budget or 'none (no DP)'}, not {budget}: open it with its own "
-            "budget, or start another ledger for another budget"
+            f"ledger {path} was made with {book.budget or 'no budget'}, not {budget or 'none'}: "
+            "open it with its own budget, or start another ledger for another budget"
         )
-    return True
 
 
 def _utc_now() -> datetime.datetime:
@@ -405,5 +440,5 @@ def _utc_now() -> datetime.datetime:
 
 def _timestamp(moment: datetime.datetime) -> str:
     if moment.tzinfo is None:
-        raise ParameterError("the clock gave a time without a time zone: entries are dated in UTC")
+        raise ParameterError("the clock gave a time without a time zone, expected one: entries are dated in UTC")
     return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

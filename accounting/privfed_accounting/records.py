@@ -1,4 +1,4 @@
-"""The ledger's state, replayed from its entries: rounds with what they cost, notes, and the total in the guarded view."""
+"""The ledger's state, replayed from its entries: rounds with what they cost, notes, the total in the guarded view."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class RoundRecord:
         entry: number of the entry that reserved it.
         time: when it was reserved, UTC.
         plan: what was reserved.
+        reserved_charge: what the budget was charged, as it stands in the entry.
         status: reserved (charged, outcome unknown) | settled (the sum was opened) | void (nothing was revealed).
         participants, survivors, bytes_up: as settled; None before. bytes_up counts all clients together.
         facts: public quantities recorded when it was settled.
@@ -36,6 +37,7 @@ class RoundRecord:
     entry: int
     time: str
     plan: RoundPlan
+    reserved_charge: Charge
     status: Status = "reserved"
     participants: int | None = None
     survivors: int | None = None
@@ -80,6 +82,7 @@ class Book:
         self.allowance: Allowance | None = None
         self.identifier = ""
         self.created = ""
+        self.last_time = ""
         self.software = ""
         self.head = GENESIS
         self.length = 0
@@ -99,26 +102,37 @@ class Book:
             CorruptLedger: its content contradicts the entries before it.
         """
         if (entry.kind == "open") != (self.length == 0):
-            raise CorruptLedger(f"entry {entry.seq} has kind {entry.kind!r}: 'open' comes first, and only once", entry=entry.seq)
+            raise CorruptLedger(
+                f"entry {entry.seq} is of kind {entry.kind!r}, 'open' comes first and only once: restore a backup",
+                entry=entry.seq,
+            )
         try:
             getattr(self, f"_apply_{entry.kind}")(entry)
         except (AccountingError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, CorruptLedger):
                 raise
-            raise CorruptLedger(f"entry {entry.seq} ({entry.kind}) cannot be read: {error}", entry=entry.seq) from error
-        self.head, self.length = entry.digest, entry.seq
+            raise CorruptLedger(
+                f"entry {entry.seq} ({entry.kind}) makes no sense ({error}): restore a backup", entry=entry.seq
+            ) from error
+        self.head, self.length, self.last_time = entry.digest, entry.seq, entry.time
 
     def total(self, view: View | None = None, *, realised: bool = False) -> Total:
         """Sum of the charges in a view."""
         if not realised and view in (None, self.view):
             return self.guarded
         view = self.view if view is None else view
-        return Total.of(record.charge(view, realised=realised) for record in self.rounds.values() if record.status != "void")
+        return Total.of(record.charge(view, realised=realised) for record in self.charged())
+
+    def charged(self) -> list[RoundRecord]:
+        """Rounds that count: all but the void ones."""
+        return [record for record in self.rounds.values() if record.status != "void"]
 
     def _apply_open(self, entry: Entry) -> None:
         body = entry.body
         if body["format"] != FORMAT:
-            raise CorruptLedger(f"entry {entry.seq} is of format {body['format']!r}, expected {FORMAT!r}", entry=entry.seq)
+            raise CorruptLedger(
+                f"entry 1 is of format {body['format']!r}, expected {FORMAT!r}: check the path", entry=entry.seq
+            )
         if body["budget"] is not None:
             budget = budget_from_dict(body["budget"])
             stored = Allowance(**body["allowance"])
@@ -127,14 +141,14 @@ class Book:
         self.identifier, self.software, self.created = body["ledger"], body["software"], entry.time
 
     def _apply_reserve(self, entry: Entry) -> None:
-        record = RoundRecord(entry.seq, entry.time, RoundPlan.from_dict(entry.body["plan"]))
-        charge = record.charge(self.view)
-        if charge_to_dict(charge) != entry.body["charge"]:
+        plan = RoundPlan.from_dict(entry.body["plan"])
+        charge = charge_from_dict(entry.body["charge"])
+        if not _agree(charge, plan.charge(self.view)):
             raise CorruptLedger(
-                f"entry {entry.seq} charges {entry.body['charge']} for a round that costs {charge_to_dict(charge)}",
+                f"entry {entry.seq} charges {charge} for a round that costs {plan.charge(self.view)}: restore a backup",
                 entry=entry.seq,
             )
-        self.rounds[entry.seq] = record
+        self.rounds[entry.seq] = RoundRecord(entry.seq, entry.time, plan, charge)
         self.guarded = self.guarded + charge
 
     def _apply_settle(self, entry: Entry) -> None:
@@ -167,13 +181,16 @@ class Book:
         record = self.rounds.get(entry.body["entry"])
         if record is None or record.status != "reserved":
             raise CorruptLedger(
-                f"entry {entry.seq} ({entry.kind}) closes entry {entry.body['entry']}, which is not an open reservation",
+                f"entry {entry.seq} ({entry.kind}) closes entry {entry.body['entry']}, which is no open reservation: "
+                "restore a backup",
                 entry=entry.seq,
             )
         return record
 
     def _recount(self) -> None:
-        self.guarded = Total.of(record.charge(self.view) for record in self.rounds.values() if record.status != "void")
+        self.guarded = Total.of(
+            record.charge(self.view) if record.broke_guarantee else record.reserved_charge for record in self.charged()
+        )
 
 
 def budget_to_dict(budget: Budget) -> dict[str, Any]:
@@ -201,3 +218,14 @@ def budget_from_dict(fields: dict[str, Any]) -> Budget:
 def charge_to_dict(charge: Charge) -> dict[str, float] | None:
     """Charge as it stands in an entry; None (JSON null) for an infinite one."""
     return dataclasses.asdict(charge) if charge.private else None
+
+
+def charge_from_dict(fields: dict[str, float] | None) -> Charge:
+    """Read back what `charge_to_dict` gave."""
+    return Charge.non_private() if fields is None else Charge(**fields)
+
+
+def _agree(stored: Charge, recomputed: Charge) -> bool:
+    """Whether two charges are one up to the last digits, in which mathematical libraries of two machines may differ."""
+    pairs = zip(dataclasses.astuple(stored), dataclasses.astuple(recomputed), strict=True)
+    return all(left == right or abs(left - right) <= 1e-9 * max(left, right) for left, right in pairs)

@@ -49,7 +49,7 @@ class RoundPlan:
         noise_source: "os", or "seeded" (tests and demonstrations only: no privacy against who knows the seed; marked).
         plan_digest, query_digest: lower-case hexadecimal.
         software: name and version of what runs the round.
-        sampler_distance: total variation distance of one drawn number from the discrete Gaussian, as its sampler states.
+        sampler_distance: total variation distance of one drawn number from the discrete Gaussian; 2^-100 unless said.
     """
 
     run: str
@@ -78,7 +78,8 @@ class RoundPlan:
                 raise ParameterError(f"{name} of a round is {getattr(self, name)!r}, expected a string")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ParameterError(f"{name} of a round is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+                found = getattr(self, name)
+                raise ParameterError(f"{name} of a round is {found!r}, expected one of {', '.join(choices)}")
         for name in ("plan_digest", "query_digest"):
             text = getattr(self, name)
             if not isinstance(text, str) or _HEX.fullmatch(text) is None:

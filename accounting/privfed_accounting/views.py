@@ -55,9 +55,11 @@ class View:
             return text
         found = _PATTERN.fullmatch(text) if isinstance(text, str) else None
         if found is None:
-            raise ParameterError(f"view {text!r} is not known, expected released, server, client, colluders(t) or unmasked")
-        kind, t = found.groups()
-        return cls(kind, int(t or 0))
+            raise ParameterError(
+                f"view {text!r} is not known, expected released, server, client, colluders(t) or unmasked"
+            )
+        kind: ViewKind = found.group(1)  # type: ignore[assignment]  # the pattern lists the kinds
+        return cls(kind, int(found.group(2) or 0))
 
     def noise_shares(self, surviving: int) -> int:
         """Noise shares in the sum that this adversary does not know, of `surviving` shares in all; never below 0.
