@@ -97,6 +97,19 @@ def test_interrupted_installation_is_taken_up_again(script: Script) -> None:
     assert ["-r", "requirements.lock"] in installer.calls
 
 
+def test_half_an_update_is_not_taken_for_the_old_environment(script: Script) -> None:
+    module, installer, root = script
+    module.bring_up_to_date(root / ".venv", exactly=False)
+    (root / "requirements.lock").write_text("numpy==2.1\n")
+    installer.fails = True
+    with pytest.raises(RuntimeError):
+        module.bring_up_to_date(root / ".venv", exactly=False)
+    installer.fails = False
+    (root / "requirements.lock").write_text("numpy==2.0\n")  # thought better of it
+    module.bring_up_to_date(root / ".venv", exactly=False)
+    assert installer.calls[2] == ["-r", "requirements.lock"]
+
+
 @pytest.mark.parametrize("spoil", ["moved", "interpreter gone"])
 def test_environment_that_cannot_run_is_made_anew(script: Script, spoil: str) -> None:
     module, installer, root = script
