@@ -2,12 +2,14 @@
 
 Shares are a Reed-Solomon code word. With m shares of threshold t, up to (m - t) // 2 wrong ones are found by the
 decoder of Welch and Berlekamp (US patent 4 633 470, 1986, long expired; in Gemmell and Sudan, "Highly resilient
-correctors for polynomials", 1992). One wrong share among m = t + 1 has no unique decoding; there the commitment
-tells which of the m subsets is right.
+correctors for polynomials", 1992). Beyond that there is no unique decoding; where the subsets of t shares are few,
+the commitment tells which of them is right.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,6 +19,7 @@ import numpy as np
 from .shamir import LIMBS, PRIME, Field, combine, from_limbs, lagrange_at_zero, reduce
 
 _P: Final = np.uint64(PRIME)
+_MOST_SUBSETS: Final = 2000  # about a second of work, once: a round that fails stops at its first secret
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,15 @@ class Recovered:
     Attributes:
         secret: the secret, or None.
         wrong: positions of the wrong shares.
+        proved: `wrong` is within (m - t) // 2, so that it is right unless more clients than that lied together. Beyond
+            it, liars whose errors cancel at zero could make honest shares look wrong.
         dealer_lied: all shares lie on one polynomial, more of them than its degree needs, and it holds another
-            secret than was committed to.
+            secret than was committed to. Right unless fewer than t of the shares are honest.
     """
 
     secret: bytes | None = field(repr=False)
     wrong: tuple[int, ...]
+    proved: bool
     dealer_lied: bool
 
 
@@ -54,24 +60,27 @@ def recover(
     """
     m = len(points)
     if not _disagreeing(shares, points, range(threshold)):
-        return Recovered(None, (), dealer_lied=m > threshold)
+        return Recovered(None, (), proved=False, dealer_lied=m > threshold)
     for suspects in _suspects(shares, points, threshold, known_wrong):
         good = [place for place in range(m) if place not in suspects][:threshold]
         if len(good) == threshold:
             secret = from_limbs(combine(lagrange_at_zero(points[good][None]), shares[good][None]))[0]
             if accept(secret):
-                return Recovered(secret, tuple(_disagreeing(shares, points, good)), dealer_lied=False)
-    return Recovered(None, (), dealer_lied=False)
+                wrong = tuple(_disagreeing(shares, points, good))
+                return Recovered(secret, wrong, proved=2 * len(wrong) <= m - threshold, dealer_lied=False)
+    return Recovered(None, (), proved=False, dealer_lied=False)
 
 
 def _suspects(shares: Field, points: Field, threshold: int, known: frozenset[int]) -> Iterator[frozenset[int]]:
-    """Sets of shares that may be the wrong ones: those known, what the decoder finds, then each share alone."""
+    """Sets of shares that may be the wrong ones: those known, what the decoder finds, then every one there is."""
     yield known
     found: frozenset[int] = frozenset()
     for limb in range(LIMBS):  # a wrong share may differ in one limb only, but mostly the first tells all
         found |= frozenset(_decode_limb(shares[:, limb], points, threshold))
         yield found
-    yield from (frozenset([place]) for place in range(len(points)))
+    if math.comb(len(points), threshold) <= _MOST_SUBSETS:
+        everybody = range(len(points))
+        yield from (frozenset(out) for out in itertools.combinations(everybody, len(points) - threshold))
 
 
 def _disagreeing(shares: Field, points: Field, basis: Sequence[int]) -> list[int]:

@@ -267,6 +267,7 @@ class Server:
             raise self._fail_round(RoundFailed(f"round {current.number}: {error}", round=current.number)) from None
         remove_masks(current, opened, roster=roster, vectors=self._offer.vectors)
         self._exclude(opened.liars)
+        self._accuse(opened.suspects, "wrong shares, it seems")
         self._round, self._state = None, following
         return RoundResult(
             round=current.number,
@@ -373,13 +374,14 @@ class Server:
             self._slots[sender] = Slot(identity=sender, index=index, state=SlotState.BAD, reason=reason)
 
     def _exclude(self, liars: Iterable[int]) -> None:
-        roster = self._require_roster()
-        for index in liars:
-            identity = roster.identities[index]
-            self._slots[identity] = Slot(
-                identity=identity, index=index, state=SlotState.BAD, reason="wrong shares; left out of later rounds"
-            )
+        """Leave proved liars out of all later rounds."""
+        self._accuse(liars, "wrong shares; left out of later rounds")
         self._excluded |= frozenset(liars)
+
+    def _accuse(self, indices: Iterable[int], reason: str) -> None:
+        for index in indices:
+            identity = self._require_roster().identities[index]
+            self._slots[identity] = Slot(identity=identity, index=index, state=SlotState.BAD, reason=reason)
 
     def _participants(self, wanted: Iterable[bytes] | None) -> tuple[int, ...]:
         roster = self._require_roster()

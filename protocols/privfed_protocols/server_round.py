@@ -58,11 +58,12 @@ class ServerRound:
 
 @dataclass(frozen=True)
 class Opened:
-    """The secrets of a round, by client, and who gave wrong shares. Its repr shows the latter only."""
+    """The secrets of a round, by client, who is proved to have given wrong shares and who seems to have."""
 
     seeds: dict[int, bytes] = field(repr=False)
     keys: dict[int, bytes] = field(repr=False)
     liars: frozenset[int]
+    suspects: frozenset[int]
 
 
 class Unopenable(RoundFailed):
@@ -103,15 +104,18 @@ def open_secrets(current: ServerRound, *, roster: ServerRoster, epoch: bytes) ->
     seeds: dict[int, bytes] = {}
     keys: dict[int, bytes] = {}
     liars: set[int] = set()
+    suspects: set[int] = set()
     alive = set(current.survivors)
     for dealer, candidate in zip(current.participants, candidates, strict=True):
         if candidate is not None and _fits(candidate, dealer, current, roster, epoch):
             secret = candidate
         else:
-            secret, wrong = _recover(dealer, givers[dealer], shares[dealer], liars, current, roster, epoch)
-            liars |= wrong
+            secret, wrong, proved = _recover(
+                dealer, givers[dealer], shares[dealer], liars | suspects, current, roster, epoch
+            )
+            (liars if proved else suspects).update(wrong)
         (seeds if dealer in alive else keys)[dealer] = secret
-    return Opened(seeds, keys, frozenset(liars))
+    return Opened(seeds, keys, frozenset(liars), frozenset(suspects - liars))
 
 
 def _collect(current: ServerRound, graph: CompleteGraph) -> tuple[dict[int, list[int]], dict[int, Field]]:
@@ -141,18 +145,18 @@ def _recover(
     dealer: int,
     givers: list[int],
     shares: Field,
-    liars: set[int],
+    distrusted: set[int],
     current: ServerRound,
     roster: ServerRoster,
     epoch: bytes,
-) -> tuple[bytes, frozenset[int]]:
+) -> tuple[bytes, frozenset[int], bool]:
     """Open a secret of which some shares are wrong, and name who gave them."""
     outcome = recover(
         shares,
         points=roster.graph.points(dealer, givers),
         threshold=roster.parameters.t,
         accept=lambda secret: secret is not None and _fits(secret, dealer, current, roster, epoch),
-        known_wrong=frozenset(place for place, giver in enumerate(givers) if giver in liars),
+        known_wrong=frozenset(place for place, giver in enumerate(givers) if giver in distrusted),
     )
     if outcome.dealer_lied:
         problem = f"client {dealer} dealt shares of another secret than it committed to"
@@ -160,7 +164,7 @@ def _recover(
     if outcome.secret is None:
         problem = f"too many of the {len(givers)} shares of client {dealer} are wrong to tell which"
         raise Unopenable(problem, round=current.number)
-    return outcome.secret, frozenset(givers[place] for place in outcome.wrong)
+    return outcome.secret, frozenset(givers[place] for place in outcome.wrong), outcome.proved
 
 
 def remove_masks(current: ServerRound, opened: Opened, *, roster: ServerRoster, vectors: Sequence[VectorSpec]) -> None:

@@ -56,7 +56,7 @@ def test_several_vectors_and_chunks() -> None:
 
 
 def test_every_loss_at_once_in_every_round_of_an_epoch() -> None:
-    """Twelve clients: one never comes, one is lost after its keys; then others are lost at every step of every round."""
+    """Twelve clients: one never comes, one is lost after its keys; others are lost at every step of every round."""
     names = identities(12)
     net = Network.make(12, dropout=0.3, rounds=4, restart_always=True)
     net.set_up(lost_advertise=names[11:], lost_shares=names[10:11])
@@ -282,7 +282,10 @@ def test_wrong_shares_are_found_named_and_survived(
     assert bad <= set(liars)
     assert A not in liars or A in bad
     following = net.server.start_round(model_digest=MODEL, plan_digest=PLAN)
-    assert set(following) == set(net.clients) - bad
+    beyond_proof = len(liars) == 2 and bool(lost)  # six shares, threshold 3: one lie has a unique decoding
+    left_out = set(net.clients) - set(following)
+    assert left_out <= bad
+    assert beyond_proof or left_out == bad
 
 
 def test_one_wrong_share_with_one_to_spare_is_found_by_the_commitment() -> None:
