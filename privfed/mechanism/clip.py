@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from privfed.errors import DataError, UsageError
 
+__all__ = ["MAX_BOUND", "MIN_BOUND", "clip_l2", "clip_rows"]
+
 UNIT_ROUNDOFF: Final = 2.0**-53
 
 # Bounds that are clipped to: far enough inside float64's range that neither a bound times a unit vector nor the

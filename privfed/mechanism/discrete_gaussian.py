@@ -32,6 +32,8 @@ from privfed.mechanism.exact import below_exp_minus
 from privfed.mechanism.randomness import Keystream
 from privfed.mechanism.tables import CumulativeTable, cumulative_table, gaussian_weights, table_distance_bits
 
+__all__ = ["DISTANCE_BITS", "MAX_SIGMA", "check_sigma", "discrete_gaussian", "distance_bits"]
+
 MAX_SIGMA: Final = 2.0**50
 TABLE_SIGMA: Final = 512.0  # the two constructions cost the same near 700; this table of 14 000 entries takes 8 ms
 BLOCKS_LOG2: Final = 6  # s0 >= 2^6: larger rejects less, but leaves more of the direct table undecided

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from privfed.errors import DataError, UsageError
 
+__all__ = ["MAX_ENCODED", "RingArray", "decode", "encode", "from_ring", "sum_error_bound", "to_ring"]
+
 RingArray: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 
 # Encoded values keep two bits below the ring's 64, for the sum and its noise.

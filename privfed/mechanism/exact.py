@@ -6,6 +6,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Final
 
+__all__ = ["EXP_ERROR", "below_exp_minus", "exp_minus"]
+
 EXP_ERROR: Final = 2  # |exp_minus(x, bits) - 2^bits exp(-x)| is below this many units
 
 

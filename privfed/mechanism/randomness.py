@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 
 from privfed.errors import PrivfedError, UsageError
 
+__all__ = ["Keystream", "RandomnessError"]
+
 KEY_BYTES: Final = 32
 SEED_LABEL: Final = b"privfed seeded keystream v1"
 

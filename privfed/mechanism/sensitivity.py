@@ -18,6 +18,18 @@ import numpy.typing as npt
 
 from privfed.errors import UsageError
 
+__all__ = [
+    "MAX_CHUNK",
+    "MIN_CHUNK",
+    "ROW_ERROR",
+    "Sensitivity",
+    "chunked_sum",
+    "client_sensitivity",
+    "client_terms",
+    "record_sensitivity",
+    "record_terms",
+]
+
 MIN_CHUNK: Final = 64
 MAX_CHUNK: Final = 4096
 

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from privfed.mechanism.exact import exp_minus
 from privfed.mechanism.randomness import Keystream
 
+__all__ = ["CumulativeTable", "cumulative_table", "gaussian_weights", "table_distance_bits"]
+
 TABLE_BITS: Final = 128
 WEIGHT_BITS: Final = 256  # of the unnormalised weights; 128 would do but for the accumulated rounding
 TAIL_BITS: Final = 140  # weights below 2^-140 are left out: 12 bits below the table's own grain

@@ -118,6 +118,20 @@ def test_threads_never_get_the_same_bytes() -> None:
     assert sorted(pieces) == sorted(whole[i : i + size] for i in range(0, len(whole), size))
 
 
+def test_what_a_fork_does_to_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The counter's step without the fork; the real thing is below, in processes that this one cannot look into.
+    monkeypatch.setattr(randomness, "_forks", randomness._forks)
+    keys = iter([bytes(32), bytes([1]) * 32])
+    monkeypatch.setattr(randomness.os, "urandom", lambda _: next(keys))
+    stream, seeded = Keystream(), Keystream.seeded(b"x")
+    assert stream.read(40) == aes_counter_bytes(bytes(32), 40)
+    randomness._count_fork()
+    assert stream.read(40) == aes_counter_bytes(bytes([1]) * 32, 40)
+    for _ in range(2):
+        with pytest.raises(RandomnessError, match="made before fork"):
+            seeded.read(1)
+
+
 def run_script(script: str) -> str:
     """Forks happen in a process of their own: the test's has threads."""
     root = str(Path(randomness.__file__).parents[2])
