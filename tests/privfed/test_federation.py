@@ -104,7 +104,7 @@ def test_the_fewest_survivors_carry_the_target_noise() -> None:
 def test_a_client_with_many_rows_weighs_no_more_than_agreed() -> None:
     clients = {"small": np.ones((1, 2)), "large": np.full((1000, 2), 9.0)}
     federation = LocalFederation(
-        clients, budget=Budget(50.0, 1e-5, unit="client"), mode="trusted", noise_seed=1, records_per_client=10
+        clients, budget=Budget(20.0, 1e-5, unit="client"), mode="trusted", noise_seed=1, records_per_client=10
     )
     release = federation.release(VectorSum(2, 100.0), share=1.0)
     assert np.all(np.abs(release["sum"] - (1 + 90)) < 6 * release.noise_std["sum"])
@@ -236,7 +236,7 @@ def test_no_client_can_wrap_the_sum() -> None:
 def test_a_client_unit_is_clipped_whatever_the_query_computes() -> None:
     federation = LocalFederation(
         {"a": np.ones((1, 2)), "b": np.ones((1, 2))},
-        budget=Budget(50.0, 1e-5, unit="client"),
+        budget=Budget(20.0, 1e-5, unit="client"),
         mode="trusted",
         noise_seed=3,
     )
