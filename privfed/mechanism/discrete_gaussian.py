@@ -115,7 +115,7 @@ class Blocks:
 
     Attributes:
         sigma: exact.
-        shift: log2 of the block width h, between 2 and 44.
+        shift: log2 of the block width h, between 3 and 44.
         table: law of the block number j >= 0, proportional to exp(-j^2 / (2 s0^2)).
         slope: ceil(2^16 / s0^2), the integer of the quick acceptance.
     """
