@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +78,9 @@ def _read_npz(path: Path) -> tuple[FloatArray, IntArray | None]:
                 raise UsageError(f"{path} holds arrays {sorted(archive)}, expected one called X")
             rows = np.asarray(archive["X"], dtype=np.float64)
             labels = _as_labels(archive["y"]) if "y" in archive else None
-    except (OSError, ValueError, TypeError) as error:
-        if isinstance(error, UsageError):
-            raise
+    except UsageError:
+        raise
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} cannot be read as an .npz of numbers: {error}") from error
     return _checked(rows.reshape(len(rows), -1) if rows.ndim > 1 else rows, labels, path)
 
@@ -88,7 +89,12 @@ def _read_csv(path: Path) -> tuple[FloatArray, IntArray | None]:
     try:
         with path.open(encoding="utf-8") as file:
             header = [name.strip() for name in file.readline().rstrip("\r\n").split(",")]
-            table = np.loadtxt(file, delimiter=",", dtype=np.float64, ndmin=2)
+            lines = [line for line in file if line.strip()]
+        if not lines:
+            raise UsageError(f"{path} holds no rows below its header")
+        table = np.loadtxt(lines, delimiter=",", dtype=np.float64, ndmin=2)
+    except UsageError:
+        raise
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as a header and rows of numbers: {error}") from error
     if table.shape[1] != len(header):

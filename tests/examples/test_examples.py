@@ -1,0 +1,78 @@
+"""Every example runs as a user would run it, and says what its docstring promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = EXAMPLES.parent
+
+
+def run(name: str, *arguments: str, cwd: Path) -> str:
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "protocols", "accounting"))
+    environment = os.environ | {"PYTHONPATH": path, "MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:privfed", str(EXAMPLES / name), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_every_example_is_run() -> None:
+    tested = set(re.findall(r'run\(\s*"(\w+\.py)"', Path(__file__).read_text()))
+    assert tested == {path.name for path in EXAMPLES.glob("*.py")}
+
+
+def test_own_transport(tmp_path) -> None:
+    out = run("own_transport.py", "--clients", "5", "--dimension", "100", cwd=tmp_path)
+    assert "survivors [0, 2, 3, 4] of 5" in out
+    assert "exact" in out
+
+
+def test_protected_mean_pipeline(tmp_path) -> None:
+    out = run("protected_mean_pipeline.py", cwd=tmp_path)
+    accuracies = [float(value) for value in re.findall(r"accuracy at hospital \d: ([\d.]+)", out)]
+    assert len(accuracies) == 2
+    assert min(accuracies) > 0.9
+
+
+def test_federated_mixture(tmp_path) -> None:
+    out = run("federated_mixture.py", "--epsilon", "2", "--rows", "3000", cwd=tmp_path)
+    pooled, exact, private = (float(value) for value in re.findall(r":\s+(-[\d.]+)", out)[:3])
+    assert exact == pytest.approx(pooled, abs=0.05)
+    assert private > pooled - 0.5
+    assert "epsilon by adversary" in out
+
+
+def test_dp_vs_utility(tmp_path) -> None:
+    figure = tmp_path / "figure.png"
+    out = run(
+        "dp_vs_utility.py",
+        "--epsilons",
+        "1",
+        "8",
+        "--seeds",
+        "1",
+        "--rows",
+        "2000",
+        "--out",
+        str(figure),
+        "--json",
+        cwd=tmp_path,
+    )
+    gaps = json.loads(out)["gaps"]
+    assert gaps["8.0"][0] > -0.2
+    assert figure.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
