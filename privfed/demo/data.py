@@ -73,7 +73,7 @@ def _digits() -> DemoData:
 
 def _read_npz(path: Path) -> tuple[FloatArray, IntArray | None]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if "X" not in archive:
                 raise UsageError(f"{path} holds arrays {sorted(archive)}, expected one called X")
             rows = np.asarray(archive["X"], dtype=np.float64)

@@ -6,6 +6,7 @@ are those of the query that follows it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -23,10 +24,19 @@ __all__ = ["LinearMap", "Transformed", "TransformedFederation", "principal_compo
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """x -> matrix (x - center): `center` of shape `(d,)`, `matrix` of shape `(features, d)`, both finite and public."""
+    """x -> matrix cut(x - center): a public linear map of rows that are first cut to a box about the centre.
+
+    Args:
+        center: float64 of shape `(d,)`, finite.
+        matrix: float64 of shape `(features, d)`, finite.
+        reach: coordinates farther than this from the centre are cut to it, > 0, in the units of the data. The cut keeps
+            rounding in check: a row of huge entries that cancel would be mapped to different bits at different places
+            of a matrix product, by more than the plan's float term allows.
+    """
 
     center: FloatArray
     matrix: FloatArray
+    reach: float
 
     def __post_init__(self) -> None:
         center, matrix = frozen_array(self.center), frozen_array(self.matrix)
@@ -36,12 +46,15 @@ class LinearMap:
             )
         if not (np.isfinite(center).all() and np.isfinite(matrix).all()):
             raise UsageError("center and matrix must be finite")
+        if not (math.isfinite(self.reach) and self.reach > 0):
+            raise UsageError(f"reach is {self.reach!r}, expected a finite number above 0")
         object.__setattr__(self, "center", center)
         object.__setattr__(self, "matrix", matrix)
 
     def __call__(self, rows: npt.ArrayLike) -> FloatArray:
         """Return the mapped rows, shape `(n, features)`."""
-        return np.asarray((np.asarray(rows, dtype=np.float64) - self.center) @ self.matrix.T)
+        moved = np.clip(np.asarray(rows, dtype=np.float64) - self.center, -self.reach, self.reach)
+        return np.asarray(moved @ self.matrix.T)
 
     def inverse(self, points: npt.ArrayLike) -> FloatArray:
         """Return the shortest rows about `center` that map to `points`, shape `(n, features)` to `(n, d)`."""
@@ -50,6 +63,8 @@ class LinearMap:
 
 def principal_components(mean: FloatArray, covariance: FloatArray, n_components: int) -> tuple[LinearMap, FloatArray]:
     """Return the projection on the leading principal axes, and the variances along them, largest first.
+
+    The map reaches 1000 times the root of the total variance: no row of a distribution with that variance is cut.
 
     Args:
         mean: shape `(d,)`. covariance: symmetric, shape `(d, d)`. Both released, so the result is public too.
@@ -62,7 +77,8 @@ def principal_components(mean: FloatArray, covariance: FloatArray, n_components:
     order = np.argsort(values)[::-1][:n_components]
     axes = vectors[:, order].T
     signs = np.sign(axes[np.arange(n_components), np.abs(axes).argmax(axis=1)])  # an axis has no sign of its own
-    return LinearMap(mean, axes * signs[:, None]), values[order]
+    reach = 1000.0 * math.sqrt(max(float(np.trace(covariance)), 1e-300))
+    return LinearMap(mean, axes * signs[:, None], reach), values[order]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,18 +87,19 @@ class Transformed(Query):
 
     Args:
         inner: the other query, as `encode_query` gives it.
-        center, matrix: of the `LinearMap`.
+        center, matrix, reach: of the `LinearMap`.
     """
 
     kind: ClassVar[str] = "transformed"
     inner: bytes
     center: FloatArray
     matrix: FloatArray
+    reach: float
     _query: Query = field(init=False, repr=False)
     _map: LinearMap = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        linear_map = LinearMap(self.center, self.matrix)
+        linear_map = LinearMap(self.center, self.matrix, self.reach)
         query = decode_query(self.inner)
         if isinstance(query, Transformed):
             raise UsageError("a transformed query holds another one: multiply the two maps instead")
@@ -96,7 +113,7 @@ class Transformed(Query):
     @classmethod
     def of(cls, query: Query, linear_map: LinearMap) -> Transformed:
         """Return `query` asked of rows that `linear_map` maps."""
-        return cls(encode_query(query), linear_map.center, linear_map.matrix)
+        return cls(encode_query(query), linear_map.center, linear_map.matrix, linear_map.reach)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -119,7 +136,7 @@ class TransformedFederation:
     Examples:
         >>> from privfed import LocalFederation, VectorSum
         >>> silos = LocalFederation([np.eye(3), np.ones((2, 3))])
-        >>> halves = TransformedFederation(silos, LinearMap(np.zeros(3), np.full((1, 3), 0.5)))
+        >>> halves = TransformedFederation(silos, LinearMap(np.zeros(3), np.full((1, 3), 0.5), reach=9.0))
         >>> halves.release(VectorSum(1, clip=10.0))["sum"].round(9).tolist()
         [4.5]
     """
