@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -59,6 +60,13 @@ from .states import (
 )
 from .vault import PAIR_BYTES
 from .vectors import total_bytes
+
+_DONE: Final = {
+    SlotTrigger.ADVERTISE: SlotState.ADVERTISED,
+    SlotTrigger.SHARES: SlotState.SHARED,
+    SlotTrigger.MASK: SlotState.MASKED,
+    SlotTrigger.UNMASK: SlotState.UNMASKED,
+}
 
 
 class Server:
@@ -358,9 +366,10 @@ class Server:
         try:
             return replace(slot, state=step(SLOT_TRANSITIONS, slot.state, trigger), reason="")
         except IllegalTransition:
-            if slot.state is SlotState.SHARED:
-                raise UnexpectedMessage(f"client {slot.identity.hex()} is no participant of this round") from None
-            raise DuplicateMessage(f"second {trigger.value} of client {slot.identity.hex()}") from None
+            message = f"{trigger.value} of client {slot.identity.hex()}, which is {slot.state.value}"
+            if slot.state is _DONE.get(trigger):
+                raise DuplicateMessage(f"second {message}") from None
+            raise UnexpectedMessage(f"{message}; not awaited from it") from None
 
     def _move(self, identity: bytes, trigger: SlotTrigger) -> None:
         slot = self._slots[identity]
