@@ -68,12 +68,12 @@ class RoundTable:
     def _table(self, last: int) -> Table:
         table = Table(title="every release of the federation", title_justify="left")
         table.add_column("round", justify="right")
-        table.add_column("for")
-        table.add_column("survivors", justify="right")
+        table.add_column("for", no_wrap=True)
+        table.add_column("silos", justify="right")
         table.add_column("log-lik.", justify="right")
         for view in self._views:
-            table.add_column(f"eps {view}", justify="right")
-        table.add_column("MiB up", justify="right")
+            table.add_column(f"eps\n{view}", justify="right")
+        table.add_column("MiB\nup", justify="right")
         for row in self._rows[-max(last, 1) :]:
             table.add_row(*row)
         return table

@@ -100,7 +100,7 @@ def _train(
 
     def report(stage: RoundReport) -> None:
         if stage.release is not None:
-            _record(stage.release, f"mixture: {stage.stage}", stage.log_likelihood)
+            _record(stage.release, stage.stage, stage.log_likelihood)
 
     def _record(release: Any, purpose: str, log_likelihood: float | None = None) -> None:
         table.add(release, purpose, log_likelihood)

@@ -16,11 +16,13 @@ from privfed.errors import FederationError
 from privfed.federation.client import ClientSide
 from privfed.federation.door import RoundOutcome, RoundTask
 from privfed.plan import RING_BITS
+from privfed.query import query_digest
 from privfed_protocols import (
     Client,
     ClientPolicy,
     EpochFailed,
     Offer,
+    PeerProtocolError,
     RoundFailed,
     RoundStarted,
     Server,
@@ -92,7 +94,7 @@ class SecureEpoch:
         self._bytes_up = 0
         try:
             self._set_up(lost)
-        except EpochFailed as error:
+        except (EpochFailed, PeerProtocolError) as error:
             raise FederationError(f"the set-up failed: {error}") from error
 
     @property
@@ -162,4 +164,4 @@ class SecureEpoch:
             raise FederationError(f"client {identity.decode()!r} did not start the round")
         query, plan = side.agree(task.task)
         vector = side.contribution(query, plan)
-        return client.submit({VECTOR: vector}, model_digest=task.query_digest, plan_digest=plan.digest)
+        return client.submit({VECTOR: vector}, model_digest=query_digest(task.task.query), plan_digest=plan.digest)
