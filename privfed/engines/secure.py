@@ -133,9 +133,9 @@ class SecureEpoch:
         try:
             return self._run(task, lost)
         except RoundFailed as error:
-            raise FederationError(
-                f"the round failed: {error}; tolerate more drop-outs with a larger dropout="
-            ) from error
+            raise FederationError(f"the round failed: {error}; tolerate more losses with a larger dropout=") from error
+        except PeerProtocolError as error:
+            raise FederationError(f"the round failed: {error}") from error
 
     def _run(self, task: RoundTask, lost: Lost) -> RoundOutcome:
         start = self._server.start_round(model_digest=task.query_digest, plan_digest=task.plan.digest)

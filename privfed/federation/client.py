@@ -1,7 +1,7 @@
 """The client's side of a release: check the terms, compute, clip, encode, add noise. One integer vector comes out.
 
-Nothing else that depends on the data leaves this module, but for errors: they tell the client's own operator what is wrong
-with its rows, and an engine that spans machines must not send their text on.
+Nothing else that depends on the data leaves this module, but for errors: they tell the client's own operator what is
+wrong with its rows, and an engine that spans machines must not send their text on.
 """
 
 from __future__ import annotations
