@@ -33,7 +33,7 @@ Fraction = Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)]
 Bitmap = Annotated[bytes, msgspec.Meta(min_length=1, max_length=2**16)]
 Keys = Annotated[bytes, msgspec.Meta(min_length=32)]
 
-OFFER_LIMIT: Final = 16 << 10
+OFFER_LIMIT: Final = 32 << 10  # 64 vectors with names of 64 characters of four bytes, and room
 _OVERHEAD: Final = 512  # tag, version, digests and headers of any message, generously
 
 

@@ -241,7 +241,7 @@ class Server:
         start = encode(Start(VERSION, self._epoch, number, invited, bytes(model_digest), bytes(plan_digest), deadline))
         self._round, self._last, self._state = ServerRound(number, members, context, sums), number, following
         for index in self._present:
-            self._move(roster.identities[index], SlotTrigger.INVITE if index in members else SlotTrigger.REST)
+            self._note(roster.identities[index], SlotTrigger.INVITE if index in members else SlotTrigger.REST)
         return {roster.identities[index]: start for index in members}
 
     def close_inputs(self) -> dict[bytes, bytes]:
@@ -352,11 +352,8 @@ class Server:
         }.get(trigger, False)
         if not over:
             raise UnexpectedMessage(f"{trigger.value!r} does not follow state {self._state.name}")
-        slot = self._slots.get(sender)
-        if slot is not None and allows(SLOT_TRANSITIONS, slot.state, SlotTrigger.LATE):
-            self._slots[sender] = replace(
-                slot, state=SlotState.LATE, reason=f"came after its step, in state {self._state.name}"
-            )
+        if sender in self._slots:
+            self._note(sender, SlotTrigger.LATE, f"came after its step, in state {self._state.name}")
         raise LateMessage(f"message of {sender.hex()} came after its step was closed, in state {self._state.name}")
 
     def _moved(self, slot: Slot, trigger: SlotTrigger) -> Slot:
@@ -371,16 +368,18 @@ class Server:
                 raise DuplicateMessage(f"second {message}") from None
             raise UnexpectedMessage(f"{message}; not awaited from it") from None
 
-    def _move(self, identity: bytes, trigger: SlotTrigger) -> None:
+    def _note(self, identity: bytes, trigger: SlotTrigger, reason: str = "") -> None:
+        """Move a slot where the table lets it move; what it does not let go stays as it is."""
         slot = self._slots[identity]
-        self._slots[identity] = replace(slot, state=step(SLOT_TRANSITIONS, slot.state, trigger), reason="")
+        if allows(SLOT_TRANSITIONS, slot.state, trigger):
+            self._slots[identity] = replace(slot, state=step(SLOT_TRANSITIONS, slot.state, trigger), reason=reason)
 
     def _mark_bad(self, sender: bytes, reason: str) -> None:
         """Mark who was still awaited; what was taken in already stays taken in."""
-        unknown = self._state is ServerState.ADVERTISE and self._invited is None and sender not in self._slots
-        if unknown or sender in self.pending:
-            index = -1 if unknown else self._slots[sender].index
-            self._slots[sender] = Slot(identity=sender, index=index, state=SlotState.BAD, reason=reason)
+        if self._state is ServerState.ADVERTISE and self._invited is None and sender not in self._slots:
+            self._slots[sender] = Slot(identity=sender, index=-1, state=SlotState.ABSENT)
+        if sender in self.pending:
+            self._note(sender, SlotTrigger.BAD, reason)
 
     def _exclude(self, liars: Iterable[int]) -> None:
         """Leave proved liars out of all later rounds."""
@@ -389,8 +388,7 @@ class Server:
 
     def _accuse(self, indices: Iterable[int], reason: str) -> None:
         for index in indices:
-            identity = self._require_roster().identities[index]
-            self._slots[identity] = Slot(identity=identity, index=index, state=SlotState.BAD, reason=reason)
+            self._note(self._require_roster().identities[index], SlotTrigger.BAD, reason)
 
     def _participants(self, wanted: Iterable[bytes] | None) -> tuple[int, ...]:
         roster = self._require_roster()

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CorruptState
+from .errors import CorruptState, LocalProtocolError
 from .primitives import KEY_BYTES
 from .shamir import SHARE_BYTES
 
@@ -41,10 +41,10 @@ class Vault:
 
     def __init__(self, rounds: int, randomness: Callable[[int], bytes]) -> None:
         self.rounds = rounds
-        self.channel = bytearray(randomness(KEY_BYTES))
-        self.sharing_seed = bytearray(randomness(KEY_BYTES))
-        self.keys = bytearray().join(randomness(KEY_BYTES) for _ in range(rounds))
-        self.seeds = bytearray().join(randomness(KEY_BYTES) for _ in range(rounds))
+        self.channel = _fresh(randomness)
+        self.sharing_seed = _fresh(randomness)
+        self.keys = bytearray().join(_fresh(randomness) for _ in range(rounds))
+        self.seeds = bytearray().join(_fresh(randomness) for _ in range(rounds))
         self.own_from = 1
         self.held: npt.NDArray[np.uint8] = np.zeros((rounds, 0, PAIR_BYTES), np.uint8)
         self.held_from = 1
@@ -128,6 +128,13 @@ class Vault:
 
     def __repr__(self) -> str:
         return "<Vault>"
+
+
+def _fresh(randomness: Callable[[int], bytes]) -> bytearray:
+    secret = randomness(KEY_BYTES)
+    if len(secret) != KEY_BYTES:
+        raise LocalProtocolError(f"randomness gave {len(secret)} bytes, expected {KEY_BYTES}")
+    return bytearray(secret)
 
 
 def _consistent(saved: SavedVault) -> bool:
