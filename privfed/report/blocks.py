@@ -56,12 +56,12 @@ class Notice:
     """Something that must not be overlooked.
 
     Attributes:
-        kind: "good", "caution" or "danger"; the word stands in the page, colour only repeats it.
+        kind: "good", "note", "caution" or "danger"; the title says it, colour only repeats it.
         title: what is the case.
         text: what it means for the reader.
     """
 
-    kind: Literal["good", "caution", "danger"]
+    kind: Literal["good", "note", "caution", "danger"]
     title: str
     text: str = ""
 
@@ -72,7 +72,7 @@ class Column:
 
     Attributes:
         title: of the column.
-        kind: "text"; "number": four significant digits; "epsilon": four, rounded up; "code": a digest, letter by letter.
+        kind: "text"; "number": four significant digits; "epsilon": four, rounded up; "code": a digest.
     """
 
     title: str

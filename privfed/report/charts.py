@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.etree import ElementTree as ET  # noqa: S405 - a type only; nothing is ever parsed here
+from xml.etree import ElementTree as ET
 
 from privfed.errors import UsageError
 from privfed.report.scales import Axis, Scale, format_number, make_scale
@@ -84,7 +84,8 @@ class LineChart:
         caption: below the picture; what to see in it.
 
     Examples:
-        >>> chart = LineChart("Spent", Axis("round", integer=True), Axis("epsilon"), (Series("server", [1, 2], [1, 2]),))
+        >>> server = Series("server", [1, 2], [1, 2])
+        >>> chart = LineChart("Spent", Axis("round", integer=True), Axis("epsilon"), (server,))
         >>> chart.describe()
         'Spent. Horizontal: round, 1 to 2. Vertical: epsilon. server: 1 at the start, 2 at the end.'
         >>> chart.svg().startswith("<svg")
@@ -147,11 +148,19 @@ class LineChart:
         )
         root.set("font-size", str(size))
         top = _draw_legend(root, self.series, width, size)
-        values = [value for series in self.series for value in series.y] + [rule.value for rule in self.rules]
-        y = make_scale(values, self.y, target=6 if height >= 300 else 5)
-        x = make_scale([value for series in self.series for value in series.x], self.x, target=10 if width >= 500 else 5)
+        across = [value for series in self.series for value in series.x]
+        down = [value for series in self.series for value in series.y] + [rule.value for rule in self.rules]
+        x = make_scale(across, self.x, target=10 if width >= 500 else 5)
+        y = make_scale(down, self.y, target=6 if height >= 300 else 5)
         left = size * 2.9 + max((text_width(label, size) for label in y.labels), default=0.0)
-        plot = _Plot(x, y, left=left, top=top + size, right=width - size, bottom=height - size * 3.6)
+        plot = _Plot(
+            x,
+            y,
+            left=left,
+            top=top + size * (1.9 if self.rules else 1.0),
+            right=width - size,
+            bottom=height - size * 3.6,
+        )
         _draw_axes(root, plot, self.x, self.y, size)
         for rule in self.rules:
             _draw_rule(root, plot, rule)
@@ -186,7 +195,9 @@ def _draw_legend(root: ET.Element, series: Sequence[Series], width: float, size:
     swatch, gap, row = size * 2.6, size * 1.6, size * 1.7
     x, y = size, row * 0.7
     for index, one in enumerate(series):
-        text = shorten(f"{one.label}: {one.note}" if one.note else one.label, width - swatch - 3 * size, size)
+        note = f": {one.note}" if one.note else ""
+        room = width - swatch - 3 * size - text_width(note, size)
+        text = shorten(one.label, room, size) + note
         needed = swatch + size * 0.5 + text_width(text, size)
         if x > size and x + needed > width - size:
             x, y = size, y + row

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from xml.etree import ElementTree as ET  # noqa: S405 - only writes; nothing is ever parsed here
+from xml.etree import ElementTree as ET
 
-__all__ = ["child", "document", "polyline", "serialise", "shorten", "text_width"]
+__all__ = ["child", "clean", "document", "polyline", "serialise", "shorten", "text_width"]
 
 NAMESPACE = "http://www.w3.org/2000/svg"
 # Mean advance of a sans-serif glyph in ems. Only for room: labels are centred or end-anchored, never cut by it.
 GLYPH_WIDTH = 0.56
 
-# Characters that no XML 1.0 document may hold, not even escaped (XML 1.0, production 2), and lone surrogates.
-_FORBIDDEN = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+# Characters that no XML 1.0 document may hold, not even escaped (XML 1.0, production 2), lone surrogates among them;
+# and those that turn the direction of what follows, by which a name could make a number read backwards.
+_FORBIDDEN = re.compile(
+    "[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]|[\\u202a-\\u202e\\u2066-\\u2069]"
+)
 
 
 def document(*, identifier: str, width: float, height: float, title: str, description: str, css: str) -> ET.Element:
@@ -85,7 +88,7 @@ def number(value: float) -> str:
 
 
 def clean(text: str) -> str:
-    """Return `text` without the characters that XML forbids."""
+    """Return `text` with a replacement character for what XML forbids and for what overrides the writing direction."""
     return _FORBIDDEN.sub("\ufffd", text)
 
 

@@ -175,7 +175,9 @@ class Page:
     def requests(self) -> list[str]:
         """Return the addresses the page asked for, itself and embedded data left out."""
         urls = [event["request"]["url"] for event in self.events("Network.requestWillBeSent")]
-        return [url for url in urls[1:] if not url.startswith("data:")] if urls else ["the page itself was not requested"]
+        if not urls:
+            return ["the page itself was not requested"]
+        return [url for url in urls[1:] if not url.startswith("data:")]
 
     def complaints(self) -> list[str]:
         """Return errors and warnings in the console, and uncaught exceptions."""

@@ -1,0 +1,408 @@
+"""From a ledger's report data to sections: setting, views, epsilon per round, every release, how to check it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from privfed.report.blocks import Cell, Column, Command, Facts, Notice, Points, Section, Table
+from privfed.report.charts import LineChart, Rule, Series
+from privfed.report.data import Release, ReportData, View, parse
+from privfed.report.scales import Axis, format_epsilon, format_number
+from privfed.report.verdict import Verdict, judge, notices
+
+__all__ = ["PrivacyReport", "privacy_report", "view_name"]
+
+LOGARITHMIC_FROM = 4.0  # where an epsilon passes the budget that many times, a linear axis would flatten the others
+NAMES = {
+    "released": "readers of the releases",
+    "server": "the server",
+    "client": "a fellow client",
+    "unmasked": "one vector without its mask",
+}
+
+
+@dataclass(frozen=True)
+class PrivacyReport:
+    """The parts of the page that come from the ledger; the caller's own sections stand before the fine print."""
+
+    subtitle: str
+    verdict: Verdict
+    notices: tuple[Notice, ...]
+    sections: tuple[Section, ...]
+    fine_print: tuple[Section, ...]
+
+
+def privacy_report(data: Mapping[str, Any]) -> PrivacyReport:
+    """Return verdict, notices and sections for what `privfed_accounting.report_data` gave.
+
+    Raises:
+        UsageError: the data do not fit the schema.
+    """
+    report = parse(data)
+    fine_print = [_releases(report), _error_terms(report), _not_protected(report), _verification(report)]
+    if report.notes:
+        fine_print.insert(1, _notes(report))
+    return PrivacyReport(
+        subtitle=_subtitle(report),
+        verdict=judge(report),
+        notices=notices(report),
+        sections=(_setting(report), _views(report), _per_round(report)),
+        fine_print=tuple(fine_print),
+    )
+
+
+def view_name(view: str) -> str:
+    """Return who a view stands for, in words.
+
+    Examples:
+        >>> view_name("colluders(3)"), view_name("client")
+        ('the server with 3 clients', 'a fellow client')
+    """
+    if colluders := re.fullmatch(r"colluders\((\d+)\)", view):
+        return f"the server with {colluders[1]} client{'' if colluders[1] == '1' else 's'}"
+    return NAMES.get(view, view)
+
+
+def described(view: View) -> str:
+    """Return who a view is, the number of colluders filled in."""
+    if colluders := re.fullmatch(r"colluders\((\d+)\)", view.view):
+        return view.description.replace(" t clients", f" {colluders[1]} client{'' if colluders[1] == '1' else 's'}")
+    return view.description
+
+
+def _subtitle(report: ReportData) -> str:
+    name = "in memory" if report.ledger.path is None else PurePath(report.ledger.path).name
+    times = dict.fromkeys((_moment(report.ledger.created), _moment(report.ledger.last_entry)))
+    return f"Ledger {name}, {' to '.join(times)}"
+
+
+def _setting(report: ReportData) -> Section:
+    setting, ledger = report.setting, report.ledger
+    budget = setting.budget
+    items = [
+        (
+            "Budget",
+            "none: nothing here is differentially private"
+            if budget is None
+            else f"epsilon {format_epsilon(budget.epsilon)} at delta {format_number(budget.delta)}",
+        ),
+    ]
+    if budget is not None:
+        items += [
+            ("Unit", f"{setting.unit}: {setting.unit_means}"),
+            ("Relation", f"{setting.relation} of one {setting.unit}"),
+            ("Guarded view", f"{setting.guarded_view}: a release that would pass the budget there is refused"),
+        ]
+    items += [
+        ("Protection", _distinct(report, "protection", PROTECTIONS)),
+        ("Mechanism", _distinct(report, "mechanism", MECHANISMS)),
+        ("Noise from", _distinct(report, "noise_source", SOURCES)),
+        ("Software", _distinct(report, "software", {})),
+        ("Run", _distinct(report, "run", {})),
+        ("Sent by all clients", _bytes(report.spending.bytes_up)),
+        ("Ledger", ledger.identifier),
+    ]
+    return Section("Setting", (Facts(tuple(items)),))
+
+
+PROTECTIONS = {
+    "secure_aggregation": "secure aggregation: the server sees sums only",
+    "trusted": "trusted: the server sees every client's vector",
+}
+MECHANISMS = {
+    "discrete_gaussian": "discrete Gaussian, one share at each client, accounted exactly as a Gaussian",
+    "none": "none: sums without noise",
+}
+SOURCES = {"os": "the operating system's generator", "seeded": "a seed: whoever knows it can take the noise away"}
+
+
+def _distinct(report: ReportData, name: str, words: Mapping[str, str]) -> str:
+    values = dict.fromkeys(str(getattr(release, name)) for release in report.releases)
+    return "; ".join(words.get(value, value) for value in values if value) or "nothing was released"
+
+
+def _views(report: ReportData) -> Section:
+    budget = report.setting.budget
+    at = "" if budget is None else f" at delta {format_number(budget.delta)}"
+    rows: list[list[Cell]] = [
+        [
+            view.view + (", guarded" if view.guarded else ""),
+            described(view),
+            view.guaranteed.value,
+            view.realised.value,
+            view.mu_guaranteed,
+        ]
+        for view in report.views
+    ]
+    blocks: list[str | Table | Points] = [
+        "Each adversary knows something different, so each has an epsilon of its own. The budget is enforced in the"
+        " guarded view; the others follow from it.",
+        Table(
+            f"Epsilon of everything so far, in each view{at}",
+            (
+                "view",
+                "who that is",
+                Column("guaranteed", "epsilon"),
+                Column("realised", "epsilon"),
+                Column("mu", "number"),
+            ),
+            rows,
+            note="Guaranteed: for the fewest survivors that each plan allowed; this is charged. Realised: with the"
+            " noise of those who did survive. Mu: the total as one Gaussian mechanism (mu-GDP), guaranteed.",
+        ),
+    ]
+    if any(view.at_deltas for view in report.views):
+        blocks.append(_at_deltas(report.views))
+    blocks += ["How to read the epsilons on this page:", Points(tuple(report.meaning))]
+    return Section("Who sees what", tuple(blocks))
+
+
+def _at_deltas(views: list[View]) -> Table:
+    deltas = [one.delta for one in views[0].at_deltas]
+    columns: tuple[str | Column, ...] = (
+        "view",
+        *(Column(f"delta {format_number(delta, digits=2)}", "epsilon") for delta in deltas),
+    )
+    rows: list[list[Cell]] = [
+        [view_name(view.view), *(one.guaranteed.value for one in view.at_deltas)] for view in views
+    ]
+    return Table(
+        "Guaranteed epsilon at other deltas",
+        columns,
+        rows,
+        note="A delta is a choice; the same noise gives every one of these.",
+    )
+
+
+def _per_round(report: ReportData) -> Section:
+    if report.setting.budget is None or not report.releases:
+        reason = "Nothing was released." if not report.releases else "Without a budget every epsilon is infinite."
+        return Section("Epsilon per round and view", (reason,))
+    guarded = report.guarded.view
+    others = [view.view for view in report.views if view.view != guarded]
+    table = Table(
+        "Guaranteed epsilon after each round, by view",
+        (
+            Column("round", "number"),
+            "purpose",
+            Column(f"{guarded} (guarded)", "epsilon"),
+            *(Column(view, "epsilon") for view in others),
+            Column(f"{guarded}, realised", "epsilon"),
+        ),
+        [
+            [
+                release.round,
+                release.purpose or release.query,
+                *(release.epsilon(view).cumulative_guaranteed.value for view in (guarded, *others)),
+                release.epsilon(guarded).cumulative_realised.value,
+            ]
+            for release in report.releases
+        ],
+    )
+    return Section("Epsilon per round and view", (_view_chart(report), _realised_chart(report), table))
+
+
+def _view_chart(report: ReportData) -> LineChart:
+    budget = report.setting.budget
+    limit = math.inf if budget is None else budget.epsilon
+    groups: dict[tuple[float, ...], list[str]] = {}
+    for view in sorted(report.views, key=lambda view: not view.guarded):
+        line = tuple(release.epsilon(view.view).cumulative_guaranteed.value for release in report.releases)
+        groups.setdefault(line, []).append(view.view)
+    largest = max((line[-1] for line in groups if math.isfinite(line[-1])), default=limit)
+    wide = largest > LOGARITHMIC_FROM * limit
+    series = tuple(
+        Series(_names(views), _rounds(report.releases), line, step=True, note=format_epsilon(line[-1]))
+        for line, views in groups.items()
+    )
+    return LineChart(
+        "Guaranteed epsilon after each round",
+        Axis("round", integer=True),
+        _epsilon_axis(report, logarithmic=wide),
+        series,
+        _budget_rule(report),
+        "One step per release. The budget limits the guarded view; where another line passes it, that adversary knows"
+        " more than the budget assumes." + (" The axis is logarithmic." if wide else ""),
+    )
+
+
+def _realised_chart(report: ReportData) -> LineChart:
+    guarded = report.guarded.view
+    epsilons = [release.epsilon(guarded) for release in report.releases]
+    lines = {
+        "guaranteed": [one.cumulative_guaranteed.value for one in epsilons],
+        "realised": [one.cumulative_realised.value for one in epsilons],
+    }
+    return LineChart(
+        f"Guaranteed and realised epsilon, view “{guarded}”",
+        Axis("round", integer=True),
+        _epsilon_axis(report, logarithmic=False),
+        tuple(
+            Series(name, _rounds(report.releases), line, step=True, note=format_epsilon(line[-1]))
+            for name, line in lines.items()
+        ),
+        _budget_rule(report),
+        "Guaranteed is charged before a round, for the fewest survivors its plan allows. Every client that survives"
+        " beyond those adds noise: realised counts it.",
+    )
+
+
+def _names(views: list[str]) -> str:
+    return ", ".join(view_name(view) for view in views)
+
+
+def _rounds(releases: list[Release]) -> list[int]:
+    return [release.round for release in releases]
+
+
+def _epsilon_axis(report: ReportData, *, logarithmic: bool) -> Axis:
+    budget = report.setting.budget
+    delta = "" if budget is None else f" at delta {format_number(budget.delta)}"
+    return Axis(f"epsilon{delta}", logarithmic=logarithmic, include=() if logarithmic else (0.0,))
+
+
+def _budget_rule(report: ReportData) -> tuple[Rule, ...]:
+    budget = report.setting.budget
+    return () if budget is None else (Rule(f"budget {format_epsilon(budget.epsilon)}", budget.epsilon),)
+
+
+def _releases(report: ReportData) -> Section:
+    guarded = report.guarded.view
+    rows: list[list[Cell]] = [
+        [
+            release.round,
+            release.purpose or release.query,
+            _status(release),
+            release.dimension,
+            release.noise_multiplier if release.private else None,
+            release.planned_shares,
+            release.guaranteed_shares,
+            release.survivors,
+            None if release.charge is None else release.charge.mu2,
+            release.epsilon(guarded).cumulative_guaranteed.value,
+            None if release.bytes_up is None else _bytes(release.bytes_up),
+        ]
+        for release in report.releases
+    ]
+    table = Table(
+        "Every release, in order",
+        (
+            Column("round", "number"),
+            "purpose",
+            "status",
+            Column("dimension", "number"),
+            Column("noise multiplier", "number"),
+            Column("planned", "number"),
+            Column("guaranteed", "number"),
+            Column("survived", "number"),
+            Column("mu²", "number"),
+            Column("epsilon so far", "epsilon"),
+            "bytes up",
+        ),
+        rows,
+        note="Planned, guaranteed, survived: clients whose noise share was expected, needed at least, and there."
+        " Noise multiplier: standard deviation of the sum's noise at the guaranteed survivors over the sensitivity."
+        f" Mu² is what was charged, and epsilon so far what that comes to, in the view “{guarded}”.",
+    )
+    return Section("Every release", (table,) if rows else ("Nothing was released.",))
+
+
+def _status(release: Release) -> str:
+    marks = [mark.replace("_", " ") for mark in release.marks if mark not in ("void", "outcome_unknown")]
+    status = {"settled": "settled", "reserved": "charged, outcome unknown", "void": "void"}[release.status]
+    reason = f": {release.reason}" if release.reason else ""
+    return ", ".join([status + reason, *marks])
+
+
+def _notes(report: ReportData) -> Section:
+    rows: list[list[Cell]] = [
+        [note.entry, _moment(note.time), note.text, ", ".join(f"{name}: {_fact(v)}" for name, v in note.facts.items())]
+        for note in report.notes
+    ]
+    table = Table("Public remarks in the ledger", (Column("entry", "number"), "time", "note", "facts"), rows)
+    return Section("Notes", (table,))
+
+
+def _fact(value: float | str | bool | None) -> str:
+    return Column("").show(value)
+
+
+def _error_terms(report: ReportData) -> Section:
+    terms = report.error_terms
+    with_them, without = terms.with_them.value, terms.without_them.value
+    added: Cell = with_them - without if math.isfinite(with_them) and math.isfinite(without) else None
+    if added == 0.0:
+        added = "below 1e-15"
+    rows: list[list[Cell]] = [
+        ["epsilon_slack", terms.epsilon_slack, "the grid: rounded noise against continuous noise"],
+        ["delta_tail", terms.delta_tail, "probability that noise lies beyond where the slack holds"],
+        ["sampler_distance", terms.sampler_distance, "total variation distance of all drawn noise from the ideal"],
+        ["part of delta", terms.delta_leak, "what tails and sampler take of delta, at the budget's epsilon"],
+        ["added to epsilon", added, "epsilon with these terms less epsilon without them"],
+    ]
+    table = Table(
+        f"Error terms in the view “{report.guarded.view}”, sums over all rounds",
+        ("term", Column("value", "number"), "meaning"),
+        rows,
+    )
+    return Section("Numerical error terms", (terms.explanation, table))
+
+
+def _not_protected(report: ReportData) -> Section:
+    points = Points(tuple(f"{one.what[:1].upper()}{one.what[1:]}: {one.why}." for one in report.not_protected))
+    return Section("What is not protected", ("No epsilon on this page covers the following.", points))
+
+
+def _verification(report: ReportData) -> Section:
+    verdict = report.verification
+    blocks: list[str | Command | Table | Facts | Points | Notice] = [
+        "Run this on the ledger's file. It walks the chain of entries and computes every charge and every epsilon"
+        " again by a second route; its exit status is 0 only if everything holds.",
+        Command(report.command),
+        Facts((("Digest of the last entry", verdict.head), ("Entries", f"{verdict.entries:,}"))),
+    ]
+    if verdict.views:
+        blocks.append(_routes(report))
+    blocks += ["What the chain alone cannot show:", Points(tuple(_sentence(text) for text in verdict.cannot_show))]
+    return Section("How to verify", tuple(blocks))
+
+
+def _routes(report: ReportData) -> Table:
+    digits = 12
+    rows: list[list[Cell]] = [
+        [
+            view_name(one.view),
+            format_number(one.guaranteed.value, digits=digits),
+            format_number(one.guaranteed_again.value, digits=digits),
+            format_number(one.realised.value, digits=digits),
+            format_number(one.realised_again.value, digits=digits),
+        ]
+        for one in report.verification.views
+    ]
+    return Table(
+        "Epsilon by two routes",
+        ("view", "guaranteed", "second route", "realised", "second route"),
+        rows,
+        note="The first route rounds up; the second one integrates numerically.",
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
+def _moment(time: str) -> str:
+    """Return a UTC time to the minute, from the ledger's ISO 8601 form."""
+    return f"{time[:10]} {time[11:16]} UTC"
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{format_number(count / size, digits=3)} {unit}"
+    return f"{count} bytes"
