@@ -93,13 +93,14 @@ def fine_grid_charge(
         return Charge.non_private()
     tau = ddg_tau(share_sigma=share_sigma, shares=shares)
     variance = shares * share_sigma * share_sigma
+    ratio = l2_sensitivity / share_sigma
     radius2 = noise_radius(dimension=dimension, sigma=math.sqrt(variance), tail_exponent=tail_exponent) ** 2
     slack = (dimension + radius2) / (24.0 * variance) + dimension * tau
     return Charge(
-        mu2=_up(l2_sensitivity * l2_sensitivity / variance),
+        mu2=_up(ratio * ratio / shares),
         epsilon_slack=_up(slack),
         delta_tail=_up(math.exp(-tail_exponent)),
-        sampler_distance=_up(sampler_distance * shares * dimension),
+        sampler_distance=_up(sampler_distance * shares * dimension) if sampler_distance > 0.0 else 0.0,
     )
 
 
@@ -114,7 +115,8 @@ def noise_radius(*, dimension: int, sigma: float, tail_exponent: float = TAIL_EX
 
 
 def _up(value: float) -> float:
-    return max(value * (1.0 + _ROUNDING), sys.float_info.min) if value > 0.0 else 0.0
+    """Round a positive quantity up, also one that has underflowed to zero."""
+    return max(value * (1.0 + _ROUNDING), sys.float_info.min)
 
 
 def _check_noise(share_sigma: float, shares: int) -> None:

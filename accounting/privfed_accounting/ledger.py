@@ -137,6 +137,11 @@ class Ledger:
         return self._book.budget
 
     @property
+    def guarded_view(self) -> View:
+        """View the budget guards; the server's without a budget."""
+        return self._book.view
+
+    @property
     def head(self) -> str:
         """Digest of the last entry: publish it elsewhere, and nobody can drop entries before it unnoticed."""
         return self._book.head

@@ -22,10 +22,10 @@ SEVERITIES: dict[Code, Severity] = {
 TEXTS: dict[Code, str] = {
     "no_budget": "The ledger has no budget: nothing in it is differentially private.",
     "non_private": "Released without noise: no differential privacy at all.",
-    "trusted": "Trusted mode: the operator saw every client's vector; the epsilons hold for others, and for the "
-    "operator only on trust.",
-    "seeded": "Seeded noise, for tests and demonstrations: whoever knows the seed can subtract it, and the epsilons hold "
-    "only for those who do not.",
+    "trusted": "Trusted mode, for experiments: the operator saw every client's vector; the epsilons hold for others "
+    "only.",
+    "seeded": "Seeded noise, for tests and demos: whoever knows the seed can subtract it; the epsilons hold for "
+    "others only.",
     "guarantee_broken": "Opened with fewer noise shares than the plan guaranteed; the true cost is charged.",
     "outcome_unknown": "Charged, and never settled: the run was interrupted or still goes on.",
     "void": "Given back by the coordinator, who states that nothing was revealed.",

@@ -49,11 +49,10 @@ _NOT_PROTECTED: Final = (
 _MEANING: Final = (
     "Guaranteed: charged before each round for the fewest survivors its plan allows; this is what the budget limits.",
     "Realised: with the survivors there were.",
-    "The budget's epsilon holds even when rounds were chosen after seeing earlier answers. An epsilon spent so far "
-    "holds for the rounds as they stand, had they been fixed in advance.",
+    "The budget's epsilon holds even when rounds were chosen after seeing earlier answers.",
+    "An epsilon spent so far holds for the rounds as they stand, had they been fixed in advance.",
     "Epsilons of different views are not added: each adversary has its own.",
-    "Noise keys come from the operating system's generator through AES-256-CTR; that they look random is assumed, as in "
-    "all cryptography, and is not a term of delta.",
+    "That the generator behind noise and masks looks random is assumed, as in cryptography, and is no term of delta.",
 )
 
 
