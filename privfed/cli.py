@@ -131,6 +131,9 @@ def demo(
         raise typer.Exit(INTERRUPTED) from None
     if json:
         _print_json(summary)
+    elif not progress:
+        for path in summary.get("files", {}).values():
+            typer.echo(path)
 
 
 @app.command()
