@@ -26,8 +26,8 @@ SOURCES: Final = {
     "privfed_accounting": ROOT / "accounting" / "privfed_accounting",
 }
 TEST_TOOLS: Final = ("hypothesis", "jsonschema", "mpmath", "pytest", "pytest-timeout", "pytest-xdist", "threadpoolctl")
-# What the tests read besides the packages: never a package itself.
-DATA_OF_TESTS: Final = ("accounting/golden.json", "examples", "pyproject.toml")
+# What the tests read besides the packages: text, values and benchmarks, never a package itself.
+DATA_OF_TESTS: Final = ("accounting", "benchmarks", "protocols", "pyproject.toml")
 # Printed by the clean environment's Python: the folder that each package is imported from.
 WHERE: Final = "import importlib\n" + "\n".join(
     f"print(importlib.import_module({package!r}).__path__[0])" for package in SOURCES
@@ -101,17 +101,13 @@ def inspect(wheel: Path) -> None:
 
 def copy_tests(target: Path) -> None:
     """Copy the tests and the data they read to a folder without any sources."""
-    shutil.copytree(
-        ROOT / "tests",
-        target / "tests",
-        ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache", *TESTS_OF_THE_TREE),
-    )
+    leave_out = shutil.ignore_patterns("__pycache__", *SOURCES)
+    shutil.copytree(ROOT / "tests", target / "tests", ignore=shutil.ignore_patterns("__pycache__", *TESTS_OF_THE_TREE))
     for name in DATA_OF_TESTS:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-        elif source.exists():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, target / name, ignore=leave_out)
+        else:
             shutil.copy2(source, target / name)
 
 
