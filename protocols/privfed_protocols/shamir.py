@@ -56,7 +56,7 @@ def reduce(values: Field) -> Field:
 
 
 class FieldStream:
-    """Uniform field elements from an AES-256-CTR stream: 31 bits a word, the one word that is p is drawn again."""
+    """Uniform field elements from an AES-256-CTR stream: its 31-bit words in order, without those that equal p."""
 
     __slots__ = ("_context",)
 
@@ -65,10 +65,11 @@ class FieldStream:
 
     def draw(self, count: int) -> npt.NDArray[np.uint32]:
         """Draw `count` elements of [0, p); rejection, never a remainder, so that each is exactly equally likely."""
-        words = self._words(count)
-        while (over := np.flatnonzero(words == PRIME)).size:
-            words[over] = self._words(over.size)
-        return words
+        kept: npt.NDArray[np.uint32] = np.empty(0, np.uint32)
+        while kept.size < count:
+            words = self._words(count - kept.size)
+            kept = np.concatenate([kept, words[words != PRIME]])
+        return kept
 
     def _words(self, count: int) -> npt.NDArray[np.uint32]:
         raw = self._context.update(bytes(4 * count))
@@ -82,7 +83,7 @@ def share(secrets: Field, *, points: Field, threshold: int, stream: FieldStream)
         secrets: field elements, shape (secrets, 9).
         points: distinct, nonzero and below p, shape (n,).
         threshold: number of shares that open a secret, 1 to n; the polynomials have this many coefficients.
-        stream: source of the other coefficients.
+        stream: source of the other coefficients: secret by secret, from the highest power down, nine limbs each.
 
     Returns:
         Shares, shape (n, secrets, 9), below p.
@@ -91,7 +92,8 @@ def share(secrets: Field, *, points: Field, threshold: int, stream: FieldStream)
     block = max(1, _BLOCK_ELEMENTS // (len(points) * LIMBS))
     for start in range(0, len(secrets), block):
         part = secrets[start : start + block]
-        coefficients = stream.draw((threshold - 1) * part.size).reshape(threshold - 1, part.size)
+        drawn = stream.draw((threshold - 1) * part.size).reshape(len(part), threshold - 1, LIMBS)
+        coefficients = drawn.swapaxes(0, 1).reshape(threshold - 1, part.size)
         shares[:, start : start + block] = _evaluate(part, coefficients, points)
     return shares
 

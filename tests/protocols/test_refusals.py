@@ -430,18 +430,22 @@ def test_11_ciphertexts_of_other_senders_directions_or_rosters() -> None:
     for swap in ([second, first, third], [first, first, third]):
         forge = DeliveryForge()
         refused(forge.client, forge.forged(ciphertexts=memoryview(b"".join(swap))), BadShareMessage)
+    forge = DeliveryForge()
+    other_secret = derive.share_key(bytes(32), epoch=forge.epoch, root=forge.view.root, sender=1, receiver=0)
     for key, associated in (
         (forge.key(1, root=OTHER), forge.associated(1)),
+        (forge.key(1, receiver=1), forge.associated(1)),
         (forge.key(1), forge.associated(2)),
-        (
-            derive.share_key(bytes(32), epoch=forge.epoch, root=forge.view.root, sender=1, receiver=0),
-            forge.associated(1),
-        ),
+        (forge.key(1), forge.associated(1, receiver=1)),
+        (other_secret, forge.associated(1)),
     ):
-        forge = DeliveryForge()
+        fresh = DeliveryForge()
         stranger = seal(key, bytes(144), associated)
-        message = forge.forged(ciphertexts=memoryview(b"".join([stranger, second, third])))
-        assert refused(forge.client, message, BadShareMessage).refusal == 11
+        message = fresh.forged(ciphertexts=memoryview(b"".join([stranger, second, third])))
+        assert refused(fresh.client, message, BadShareMessage).refusal == 11
+    fresh = DeliveryForge()
+    right = seal(forge.key(1), bytes(144), forge.associated(1))
+    assert fresh.client.receive(fresh.forged(ciphertexts=memoryview(b"".join([right, second, third])))).reply is None
 
 
 def test_11_the_two_directions_of_a_pair_have_two_keys() -> None:

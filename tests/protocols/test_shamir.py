@@ -124,7 +124,15 @@ def test_coefficients_are_drawn_again_not_reduced(monkeypatch: pytest.MonkeyPatc
     """The word p must not become 0: a remainder would make 0 twice as likely as any other value."""
     rows = iter([np.array([5, P, 7, P], np.uint32), np.array([P, 9], np.uint32), np.array([0], np.uint32)])
     monkeypatch.setattr(FieldStream, "_words", lambda _self, _count: next(rows))
-    assert FieldStream(bytes(32)).draw(4).tolist() == [5, 0, 7, 9]
+    assert FieldStream(bytes(32)).draw(4).tolist() == [5, 7, 9, 0]
+
+
+@pytest.mark.parametrize("block", [1, 9 * 7, 9 * 7 * 2, 10**6])
+def test_shares_do_not_depend_on_how_the_work_is_cut(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    limbs, arguments = to_limbs(bytes(range(160))), {"points": field(range(1, 8)), "threshold": 4}
+    expected = share(limbs, stream=FieldStream(bytes(32)), **arguments)  # type: ignore[arg-type]
+    monkeypatch.setattr(shamir, "_BLOCK_ELEMENTS", block)
+    assert np.array_equal(share(limbs, stream=FieldStream(bytes(32)), **arguments), expected)  # type: ignore[arg-type]
 
 
 def test_field_elements_are_uniform() -> None:
