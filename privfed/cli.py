@@ -1,7 +1,7 @@
 """The command line: `privfed demo | report | verify`. Results go to standard output, all else to standard error.
 
 Exit status: 0 done, 1 a ledger does not verify, 2 something cannot be used (the line says what, the hint what to do),
-130 interrupted. Only this module knows about the shell; commands load what they need when they run.
+130 interrupted, 141 nobody reads on. Only this module knows about the shell; commands load what they need when run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from privfed._version import __version__
 
 __all__ = ["main"]
 
-DONE, NOT_OK, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+DONE, NOT_OK, UNUSABLE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 
 # typer brings its own click or uses the installed one, depending on its version; both derive from this class.
 _ShellError: type[BaseException] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -46,6 +46,14 @@ app = typer.Typer(
 LedgerArgument = Annotated[Path, typer.Argument(metavar="LEDGER", help="The ledger's file.", show_default=False)]
 
 
+class _Interrupted(Exception):  # noqa: N818 - the user did it
+    """Ctrl-C, with what there is to say about what is left."""
+
+
+class _ReaderGone(Exception):  # noqa: N818 - no error of ours
+    """Whoever read our output has seen enough; the status is what a shell reports of SIGPIPE."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status.
 
@@ -54,20 +62,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         status = app(args=None if arguments is None else list(arguments), prog_name="privfed", standalone_mode=False)
-        sys.stdout.flush()
-    except (typer.Abort, KeyboardInterrupt):
-        _complain("interrupted")
+    except _Interrupted as interrupted:
+        _complain("interrupted", hint=str(interrupted))
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; without this, the interpreter would complain when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+    except (typer.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
+    except _ReaderGone:
+        return READER_GONE
     except Exception as error:
         told = _tell(error)
         if told is None:
             raise
         _complain(*told)
         return UNUSABLE
+    if status == INTERRUPTED:  # some versions of typer turn a Ctrl-C into this status, others into an exception
+        _complain("interrupted")
     return status if isinstance(status, int) else DONE
 
 
@@ -127,13 +136,12 @@ def demo(
     try:
         summary = run_demo(options, console=Console(stderr=True))
     except KeyboardInterrupt:
-        _complain("interrupted", hint=_left_behind(out, since=started))
-        raise typer.Exit(INTERRUPTED) from None
+        raise _Interrupted(_left_behind(out, since=started)) from None
     if json:
         _print_json(summary)
     elif not progress:
         for path in summary.get("files", {}).values():
-            typer.echo(path)
+            _print(f"{path}\n")
 
 
 @app.command()
@@ -147,10 +155,11 @@ def report(
         typer.Option("--json", metavar="FILE", help="The same as JSON; - for standard output.", show_default=False),
     ] = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Privacy report",
-) -> None:
+) -> int:
     """Write what a ledger spent as a page.
 
     The HTML page stands alone: verdict, who sees what, epsilon per round and view, every release, how to check it.
+    Exit status 1 if the ledger does not verify; the page then says why.
     """
     from privfed.report import render_report
     from privfed.report.files import json_text, write_text
@@ -165,9 +174,13 @@ def report(
         texts.append(json_text(data))
     for target, text in zip(targets, texts, strict=True):
         if str(target) == "-":
-            typer.echo(text, nl=False)
+            _print(text)
         else:
-            typer.echo(write_text(target, text))
+            _print(os.fsencode(write_text(target, text)) + b"\n")
+    if not data["verification"]["ok"]:
+        _complain("the ledger does not verify, and its report says so", hint=f"privfed verify {ledger}")
+        return NOT_OK
+    return DONE
 
 
 @app.command()
@@ -187,14 +200,27 @@ def verify(
     if json:
         _print_json(verification_data(verification))
     else:
-        typer.echo(verification_text(verification), nl=False)
+        _print(verification_text(verification))
     return DONE if verification.ok else NOT_OK
 
 
 def _print_json(data: Mapping[str, Any]) -> None:
     from privfed.report.files import json_text
 
-    typer.echo(json_text(data), nl=False)
+    _print(json_text(data))
+
+
+def _print(text: str | bytes) -> None:
+    from privfed.errors import UsageError
+
+    try:
+        typer.echo(text, nl=False)
+    except BrokenPipeError:
+        # Without this the interpreter would complain when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise _ReaderGone from None
+    except OSError as error:
+        raise UsageError(f"cannot write to standard output: {error.strerror}: free some space there") from error
 
 
 def _expect_file(ledger: Path) -> None:
@@ -241,8 +267,12 @@ def _split_remedy(text: str) -> tuple[str, str]:
 def _complain(message: str, hint: str = "") -> None:
     for kind, text in (("error", message), ("hint", hint)):
         if text:
-            line = " ".join(text.split()).rstrip(".")
-            typer.echo(f"privfed: {kind}: {_lower_first(line)}", err=True)
+            typer.echo(f"privfed: {kind}: {_lower_first(_one_line(text).rstrip('.'))}", err=True)
+
+
+def _one_line(text: str) -> str:
+    """Return `text` without what a terminal would obey: names of files and clients are somebody's input."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def _lower_first(line: str) -> str:

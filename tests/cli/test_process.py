@@ -16,6 +16,7 @@ import privfed
 from tests.report.ledgers import make
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCES = os.pathsep.join(str(ROOT / part) for part in (".", "protocols", "accounting"))
 HELP_SECONDS = 0.5
 
 # A demo of our own making: what the command line does around it is what is tested here.
@@ -37,11 +38,10 @@ sys.exit(main())
 
 
 def run(*arguments: str, code: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join(str(ROOT / part) for part in (".", "protocols", "accounting"))
     start = ["-c", code] if code is not None else ["-m", "privfed.cli"]
     return subprocess.run(
         [sys.executable, *start, *arguments],
-        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200"},
+        env={**os.environ, "PYTHONPATH": SOURCES, "COLUMNS": "200"},
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -101,19 +101,35 @@ def test_the_json_report_fits_its_schema(tmp_path: Path) -> None:
     assert "Within the budget" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
-    make(tmp_path / "ledger.db", 40).close()
-    path = os.pathsep.join(str(ROOT / part) for part in (".", "protocols", "accounting"))
-    command = f'"{sys.executable}" -m privfed.cli report ledger.db -o - | head -c 10'
+def test_a_reader_that_has_seen_enough_hears_no_complaint(tmp_path: Path) -> None:
+    make(tmp_path / "ledger.db", 12).close()
+    command = (
+        f'"{sys.executable}" -m privfed.cli report ledger.db -o - --json big.json --title {"x" * 100_000} | head -c 10'
+    )
     result = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command}; exit ${{PIPESTATUS[0]}}"],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": SOURCES},
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "<!doctype ", "")
+    assert (result.returncode, result.stdout, result.stderr) == (141, "<!doctype ", "")
+
+
+def test_a_full_disk_behind_standard_output_is_named(tmp_path: Path) -> None:
+    make(tmp_path / "ledger.db", 2).close()
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "privfed.cli", "verify", str(tmp_path / "ledger.db")],
+            env={**os.environ, "PYTHONPATH": SOURCES},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[0] == "privfed: error: cannot write to standard output: No space left on device"
 
 
 def test_the_demo_s_summary_is_json_and_its_progress_is_not(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from privfed.cli import main
 from privfed_accounting import Ledger
 from tests.cli.transcripts import Step, matches, read
-from tests.report.ledgers import BUDGET, clock, fill, make
+from tests.report.ledgers import BUDGET, break_guarantee, clock, fill, make
 
 FOLDER = Path(__file__).parent / "transcripts"
 STEPS = [
@@ -26,6 +26,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make(folder / "rehearsal.db", 2, noise_source="seeded", protection="trusted").close()
     make(folder / "edited.db", 3).close()
     edit(folder / "edited.db")
+    with Ledger.open(folder / "overspent.db", budget=BUDGET, clock=clock()) as ledger:
+        break_guarantee(ledger, of=1, survivors=4)
+    with Ledger.open(folder / "plain.db", budget=None, clock=clock()) as ledger:
+        fill(ledger, 1, mechanism="none", share_sigma=0.0)
     make(folder / "truncated.db", 40).close()
     os.truncate(folder / "truncated.db", 30_000)
     (folder / "empty.db").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import math
@@ -10,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from privfed_accounting import Budget, Ledger, RoundPlan, calibrate_mu2, report_data
+from privfed_accounting import Budget, GuaranteeBroken, Ledger, RoundPlan, calibrate_mu2, report_data
 
 BUDGET = Budget(epsilon=4.0, delta=1e-5)
 SENSITIVITY = 2.0**30
@@ -61,6 +62,13 @@ def make(path: Path | None = None, rounds: int = 12, **changes: Any) -> Ledger:
     ledger = Ledger.open(path, budget=BUDGET, clock=clock())
     fill(ledger, rounds, **changes)
     return ledger
+
+
+def break_guarantee(ledger: Ledger, *, of: int, survivors: int) -> None:
+    """Open a sum with fewer noise shares than its plan guaranteed; the round costs a share `1/of` of the budget."""
+    entry = ledger.reserve(plan(of))
+    with contextlib.suppress(GuaranteeBroken):
+        ledger.settle(entry, participants=19, survivors=survivors, bytes_up=1)
 
 
 @lru_cache(maxsize=8)

@@ -32,7 +32,7 @@ from privfed.report import (
 )
 from privfed.report.page import KINDS
 from privfed_accounting import Ledger, report_data
-from tests.report.ledgers import BUDGET, HOSTILE, clock, data, make, plan
+from tests.report.ledgers import BUDGET, HOSTILE, break_guarantee, clock, data, make, plan
 
 SCHEMA = Path(__file__).resolve().parents[2] / "accounting" / "report.schema.json"
 VOID = {"meta", "link", "img", "br", "hr"}
@@ -204,6 +204,18 @@ def voided() -> dict[str, Any]:
         return report_data(ledger)
 
 
+def weakened() -> dict[str, Any]:
+    with Ledger.open(None, budget=BUDGET, clock=clock()) as ledger:
+        break_guarantee(ledger, of=10, survivors=12)
+        return report_data(ledger)
+
+
+def really_overspent() -> dict[str, Any]:
+    with Ledger.open(None, budget=BUDGET, clock=clock()) as ledger:
+        break_guarantee(ledger, of=1, survivors=4)
+        return report_data(ledger)
+
+
 def overspent() -> dict[str, Any]:
     spoiled = copy.deepcopy(data(rounds=3))
     spoiled["spending"]["guaranteed"]["epsilon"] = 4.25
@@ -242,6 +254,8 @@ def corrupted() -> dict[str, Any]:
         (unbudgeted, "danger", "Not differentially private", "Sums were released without noise"),
         (unfinished, "caution", "Within the budget, with something to look at", "the outcome is unknown"),
         (voided, "good", "Within the budget, and the ledger verifies", "Charges were given back"),
+        (weakened, "danger", "Within the budget, but not as planned", "opened with too little noise"),
+        (really_overspent, "danger", "The budget is overspent", "Does not verify"),
         (overspent, "danger", "The budget is overspent", "Epsilon 4.25 of 4 is spent"),
         (corrupted, "danger", "This ledger does not verify: do not rely on its numbers", "entry 4 was edited"),
     ],
@@ -376,6 +390,18 @@ def test_notes_of_a_run_are_shown() -> None:
         ledger.note("data set", {"name": "digits", "rows": 1437.0})
         words = Outline(render_report(report_data(ledger))).words
     assert "data set name: digits, rows: 1,437" in words
+
+
+def test_cells_read_well() -> None:
+    number, epsilon = Column("n", "number"), Column("e", "epsilon")
+    assert [number.show(cell) for cell in (None, True, False, "as is", 0.123456)] == [
+        "—",
+        "yes",
+        "no",
+        "as is",
+        "0.1235",
+    ]
+    assert [epsilon.show(cell) for cell in (math.inf, 3.99991, 4)] == ["infinite", "4.000", "4"]
 
 
 def test_blocks_cannot_be_changed_afterwards() -> None:

@@ -1,0 +1,122 @@
+"""The command line inside this process: what it does around commands that go wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from privfed.cli import main
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    data: Path | None
+    epsilon: float
+    delta: float
+    clients: int
+    components: int
+    dropout: float
+    seed: int
+    out: Path
+    progress: bool
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Options], dict[str, Any]]], None]:
+    """Put another demo into the place of the real one."""
+
+    def play(body: Callable[[Options], dict[str, Any]]) -> None:
+        demo = types.ModuleType("privfed.demo")
+        demo.DemoOptions = Options  # type: ignore[attr-defined]
+        demo.run_demo = lambda options, console: body(options)  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "privfed.demo", demo)
+
+    return play
+
+
+def fail_with(error: BaseException) -> Callable[[Options], dict[str, Any]]:
+    def body(options: Options) -> dict[str, Any]:
+        raise error
+
+    return body
+
+
+def test_every_option_reaches_the_demo(play: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[Options] = []
+    play(lambda options: seen.append(options) or {})
+    words = "demo --data a.csv --epsilon 2 --delta 1e-6 --clients 7 --components 3 --dropout 0.1 --seed 5 --out b"
+    assert main([*words.split(), "--no-progress", "--json"]) == 0
+    assert seen == [Options(Path("a.csv"), 2.0, 1e-6, 7, 3, 0.1, 5, Path("b"), False)]
+    assert capsys.readouterr().out == "{}\n"
+
+
+def test_the_defaults_are_the_demo_s_own(play: Any) -> None:
+    from privfed.demo import DemoOptions
+
+    own = DemoOptions()
+    seen: list[Options] = []
+    play(lambda options: seen.append(options) or {})
+    assert main(["demo"]) == 0
+    assert dataclasses.asdict(seen[0]) == dataclasses.asdict(own)
+
+
+def test_a_quiet_demo_names_its_files(play: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    play(lambda options: {"files": {"report.html": "a/report.html"}})
+    assert main(["demo", "--no-progress"]) == 0
+    assert capsys.readouterr().out == "a/report.html\n"
+
+
+def test_an_interrupt_names_the_newest_ledger(play: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def body(options: Options) -> dict[str, Any]:
+        (options.out / "run-2").mkdir()
+        (options.out / "run-2" / "ledger.db").touch()
+        raise KeyboardInterrupt
+
+    play(body)
+    assert main(["demo", "--out", str(tmp_path)]) == 130
+    assert f"privfed verify {tmp_path}/run-2/ledger.db" in capsys.readouterr().err
+
+
+def test_an_interrupt_anywhere_has_its_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("privfed.cli._expect_file", interrupted)
+    assert main(["verify", str(tmp_path / "ledger.db")]) == 130
+    assert capsys.readouterr().err == "privfed: error: interrupted\n"
+
+
+def test_a_fault_of_our_own_is_not_hidden(play: Any) -> None:
+    play(fail_with(RuntimeError("a fault")))
+    with pytest.raises(RuntimeError, match="a fault"):
+        main(["demo"])
+
+
+def test_a_system_error_without_a_file_is_a_fault(play: Any) -> None:
+    play(fail_with(OSError(5, "Input/output error")))
+    with pytest.raises(OSError, match="Input/output"):
+        main(["demo"])
+
+
+def test_names_cannot_drive_the_terminal(play: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from privfed.errors import UsageError
+
+    play(fail_with(UsageError("client \x1b[2Jevil\u202e\nname: drop it")))
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err == "privfed: error: client \ufffd[2Jevil\ufffd name\nprivfed: hint: drop it\n"
+
+
+def test_acronyms_keep_their_capitals(play: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from privfed.errors import UsageError
+
+    play(fail_with(UsageError("NaN in the rows.")))
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err == "privfed: error: NaN in the rows\n"
