@@ -66,13 +66,13 @@ from .events import (
     RoundResult,
     RoundStarted,
     ServerEvent,
-    Slot,
     Unmasking,
 )
 from .messages import Offer
 from .parameters import GraphParameters, select_parameters
 from .policy import ClientPolicy
 from .server import Server
+from .slots import Slot
 from .states import ClientState, ServerState, SlotState
 from .vectors import VectorSpec
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .messages import Offer
-from .states import SlotState
 from .vectors import Array
 
 
@@ -67,23 +66,6 @@ class ServerEvent:
     sender: bytes
     kind: str
     round: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slot:
-    """What the server knows of one client.
-
-    Attributes:
-        identity: the client.
-        index: its place in the roster, -1 before there is one.
-        state: of its set-up, then of the current or last round.
-        reason: why it is bad or late, else empty.
-    """
-
-    identity: bytes
-    index: int
-    state: SlotState
-    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

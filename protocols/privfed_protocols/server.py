@@ -7,7 +7,6 @@ accumulator per vector whatever the number of clients.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -28,7 +27,7 @@ from .errors import (
     UnknownSender,
     WrongRound,
 )
-from .events import RoundResult, ServerEvent, Slot
+from .events import RoundResult, ServerEvent
 from .labels import VERSION
 from .messages import (
     Advertise,
@@ -47,13 +46,12 @@ from .messages import (
 from .server_round import ServerRound, Unopenable, asked_of, open_secrets, remove_masks
 from .server_setup import Advertised, ServerRoster, check_shares, make_deliveries, make_rosters
 from .shamir import SHARE_BYTES
+from .slots import Slot, SlotBook
 from .states import (
     SERVER_TRANSITIONS,
-    SLOT_TRANSITIONS,
     IllegalTransition,
     ServerState,
     ServerTrigger,
-    SlotState,
     SlotTrigger,
     allows,
     step,
@@ -61,12 +59,7 @@ from .states import (
 from .vault import PAIR_BYTES
 from .vectors import total_bytes
 
-_DONE: Final = {
-    SlotTrigger.ADVERTISE: SlotState.ADVERTISED,
-    SlotTrigger.SHARES: SlotState.SHARED,
-    SlotTrigger.MASK: SlotState.MASKED,
-    SlotTrigger.UNMASK: SlotState.UNMASKED,
-}
+_LIED: Final = "wrong shares; left out of later rounds"
 
 
 class Server:
@@ -92,15 +85,11 @@ class Server:
         self._epoch = derivation.epoch_id(self._offer_bytes)
         self._invited = None if invited is None else frozenset(invited)
         self._state = ServerState.ADVERTISE
-        self._slots: dict[bytes, Slot] = {
-            identity: Slot(identity=identity, index=-1, state=SlotState.ABSENT)
-            for identity in sorted(self._invited or ())
-        }
+        self._slots = SlotBook(self._invited or ())
         self._advertised = Advertised(offer, self._epoch)
         self._roster: ServerRoster | None = None
         self._shares: dict[int, bytes] = {}
         self._present: frozenset[int] = frozenset()
-        self._excluded: frozenset[int] = frozenset()
         self._last = 0
         self._round: ServerRound | None = None
 
@@ -127,18 +116,12 @@ class Server:
     @property
     def slots(self) -> Mapping[bytes, Slot]:
         """What is known of each client, by identity."""
-        return dict(self._slots)
+        return {slot.identity: slot for slot in self._slots}
 
     @property
     def pending(self) -> frozenset[bytes]:
         """Identities that the current step still waits for; empty when it can be closed."""
-        awaited = {
-            ServerState.ADVERTISE: SlotState.ABSENT,
-            ServerState.SHARES: SlotState.ADVERTISED,
-            ServerState.INPUTS: SlotState.INVITED,
-            ServerState.UNMASK: SlotState.MASKED,
-        }.get(self._state)
-        return frozenset(identity for identity, slot in self._slots.items() if slot.state is awaited)
+        return self._slots.awaited(self._state)
 
     def __repr__(self) -> str:
         return f"<Server {self._state.name} round {self._last} of {self._offer.rounds}>"
@@ -156,13 +139,14 @@ class Server:
         """
         try:
             decoded = decode_from_client(message, limit=self._limit())
-            if self._roster is not None and not self._in_roster(sender):
+            if self._roster is not None and self._slots[sender].index < 0:
                 raise LateMessage(f"{sender.hex()} is not in the roster, which is closed")
             return self._take(sender, decoded, message)
         except (LateMessage, DuplicateMessage, ExcludedSender, RosterSize):
             raise
         except PeerProtocolError as error:
-            self._mark_bad(sender, str(error))
+            if self._awaits_from(sender):
+                self._slots.note(sender, SlotTrigger.BAD, str(error))
             raise
 
     def close_advertise(self) -> dict[bytes, bytes]:
@@ -179,8 +163,7 @@ class Server:
             roster, rosters = make_rosters(self._offer, self._epoch, messages)
         except InfeasibleParameters as error:
             raise self._fail_epoch(str(error)) from None
-        for index, identity in enumerate(roster.identities):
-            self._slots[identity] = replace(self._slots[identity], index=index)
+        self._slots.number(roster.identities)
         self._roster, self._state = roster, following
         self._advertised = Advertised(self._offer, self._epoch)
         return rosters
@@ -241,7 +224,7 @@ class Server:
         start = encode(Start(VERSION, self._epoch, number, invited, bytes(model_digest), bytes(plan_digest), deadline))
         self._round, self._last, self._state = ServerRound(number, members, context, sums), number, following
         for index in self._present:
-            self._note(roster.identities[index], SlotTrigger.INVITE if index in members else SlotTrigger.REST)
+            self._slots.note(roster.identities[index], SlotTrigger.INVITE if index in members else SlotTrigger.REST)
         return {roster.identities[index]: start for index in members}
 
     def close_inputs(self) -> dict[bytes, bytes]:
@@ -252,7 +235,7 @@ class Server:
         """
         following = self._may(ServerTrigger.CLOSE_INPUTS)
         roster, current = self._require_roster(), self._require_round()
-        problem = self._shortage(current.masked)
+        problem = self._shortage(current.masked) if current.intact else "an addition was interrupted"
         if problem is not None:
             raise self._fail_round(RoundFailed(f"round {current.number}: {problem}", round=current.number))
         current.survivors, self._state = tuple(sorted(current.masked)), following
@@ -271,12 +254,13 @@ class Server:
         try:
             opened = open_secrets(current, roster=roster, epoch=self._epoch)
         except Unopenable as error:
-            self._exclude(error.liars)
+            self._slots.exclude((roster.identities[index] for index in error.liars), _LIED)
             raise self._fail_round(RoundFailed(f"round {current.number}: {error}", round=current.number)) from None
+        self._slots.exclude((roster.identities[index] for index in opened.liars), _LIED)
+        for index in opened.suspects:
+            self._slots.note(roster.identities[index], SlotTrigger.BAD, "wrong shares, it seems")
+        self._round, self._state = None, following  # first, so that an interrupted removal cannot be repeated
         remove_masks(current, opened, roster=roster, vectors=self._offer.vectors)
-        self._exclude(opened.liars)
-        self._accuse(opened.suspects, "wrong shares, it seems")
-        self._round, self._state = None, following
         return RoundResult(
             round=current.number,
             sums=current.sums,
@@ -301,34 +285,33 @@ class Server:
         self._awaits(ServerTrigger.TAKE_ADVERTISE, sender)
         if self._invited is not None and sender not in self._invited:
             raise UnknownSender(f"{sender.hex()} is not invited")
-        slot = self._slots.get(sender, Slot(identity=sender, index=-1, state=SlotState.ABSENT))
-        moved = self._moved(slot, SlotTrigger.ADVERTISE)
+        moved = self._slots.moved(sender, SlotTrigger.ADVERTISE)
         if len(self._advertised.messages) == self._offer.n_max:
             raise RosterSize(f"roster is full with {self._offer.n_max} clients")
         self._advertised.add(sender, advertise, message)
-        self._slots[sender] = moved
+        self._slots.put(moved)
 
     def _take_shares(self, sender: bytes, shares: Shares) -> None:
         self._awaits(ServerTrigger.TAKE_SHARES, sender)
-        moved = self._moved(self._slots[sender], SlotTrigger.SHARES)
+        moved = self._slots.moved(sender, SlotTrigger.SHARES)
         roster = self._require_roster()
         self._shares[moved.index] = check_shares(shares, roster=roster, offer=self._offer, epoch=self._epoch)
-        self._slots[sender] = moved
+        self._slots.put(moved)
 
     def _take_masked(self, sender: bytes, masked: Masked) -> None:
         current = self._check_round(masked, sender, ServerTrigger.TAKE_MASKED)
-        moved = self._moved(self._slots[sender], SlotTrigger.MASK)
+        moved = self._slots.moved(sender, SlotTrigger.MASK)
         expected = total_bytes(self._offer.vectors)
         if len(masked.payload) != expected:
             raise UnknownFormat(f"masked vectors have {len(masked.payload)} bytes, expected {expected}")
         current.add(moved.index, masked.payload, self._offer.vectors)
-        self._slots[sender] = moved
+        self._slots.put(moved)
 
     def _take_unmask(self, sender: bytes, unmask: Unmask) -> None:
         current = self._check_round(unmask, sender, ServerTrigger.TAKE_UNMASK)
-        moved = self._moved(self._slots[sender], SlotTrigger.UNMASK)
+        moved = self._slots.moved(sender, SlotTrigger.UNMASK)
         current.answer(moved.index, unmask.shares, self._require_roster().graph)
-        self._slots[sender] = moved
+        self._slots.put(moved)
 
     def _check_round(self, message: Masked | Unmask, sender: bytes, trigger: ServerTrigger) -> ServerRound:
         """Refuse what is not about the round that runs: late if it is over, bad if it never began."""
@@ -353,46 +336,17 @@ class Server:
         if not over:
             raise UnexpectedMessage(f"{trigger.value!r} does not follow state {self._state.name}")
         if sender in self._slots:
-            self._note(sender, SlotTrigger.LATE, f"came after its step, in state {self._state.name}")
+            self._slots.note(sender, SlotTrigger.LATE, f"came after its step, in state {self._state.name}")
         raise LateMessage(f"message of {sender.hex()} came after its step was closed, in state {self._state.name}")
 
-    def _moved(self, slot: Slot, trigger: SlotTrigger) -> Slot:
-        """The slot after a message, or why that message cannot be taken."""
-        if slot.index in self._excluded or slot.state is SlotState.BAD:
-            raise ExcludedSender(f"client {slot.identity.hex()} was found bad: {slot.reason}")
-        try:
-            return replace(slot, state=step(SLOT_TRANSITIONS, slot.state, trigger), reason="")
-        except IllegalTransition:
-            message = f"{trigger.value} of client {slot.identity.hex()}, which is {slot.state.value}"
-            if slot.state is _DONE.get(trigger):
-                raise DuplicateMessage(f"second {message}") from None
-            raise UnexpectedMessage(f"{message}; not awaited from it") from None
-
-    def _note(self, identity: bytes, trigger: SlotTrigger, reason: str = "") -> None:
-        """Move a slot where the table lets it move; what it does not let go stays as it is."""
-        slot = self._slots[identity]
-        if allows(SLOT_TRANSITIONS, slot.state, trigger):
-            self._slots[identity] = replace(slot, state=step(SLOT_TRANSITIONS, slot.state, trigger), reason=reason)
-
-    def _mark_bad(self, sender: bytes, reason: str) -> None:
-        """Mark who was still awaited; what was taken in already stays taken in."""
-        if self._state is ServerState.ADVERTISE and self._invited is None and sender not in self._slots:
-            self._slots[sender] = Slot(identity=sender, index=-1, state=SlotState.ABSENT)
-        if sender in self.pending:
-            self._note(sender, SlotTrigger.BAD, reason)
-
-    def _exclude(self, liars: Iterable[int]) -> None:
-        """Leave proved liars out of all later rounds."""
-        self._accuse(liars, "wrong shares; left out of later rounds")
-        self._excluded |= frozenset(liars)
-
-    def _accuse(self, indices: Iterable[int], reason: str) -> None:
-        for index in indices:
-            self._note(self._require_roster().identities[index], SlotTrigger.BAD, reason)
+    def _awaits_from(self, sender: bytes) -> bool:
+        """Whether the current step waits for this client; what was taken in already stays taken in."""
+        anybody = self._state is ServerState.ADVERTISE and self._invited is None and sender not in self._slots
+        return anybody or sender in self.pending
 
     def _participants(self, wanted: Iterable[bytes] | None) -> tuple[int, ...]:
-        roster = self._require_roster()
-        able = {roster.identities[index]: index for index in self._present - self._excluded}
+        roster, excluded = self._require_roster(), self._slots.excluded
+        able = {identity: index for index in self._present if (identity := roster.identities[index]) not in excluded}
         if wanted is None:
             members = tuple(sorted(able.values()))
             problem = self._shortage(members)
@@ -418,9 +372,6 @@ class Server:
         if fewest < roster.parameters.t:
             return f"{len(alive)} clients; one has {fewest} live neighbours, threshold is {roster.parameters.t}"
         return None
-
-    def _in_roster(self, sender: bytes) -> bool:
-        return sender in self._slots and self._slots[sender].index >= 0
 
     def _limit(self) -> int:
         """Most bytes of any message that a client may send now."""

@@ -30,17 +30,20 @@ class ServerRound:
     context: bytes = field(repr=False)
     sums: dict[str, Array] = field(repr=False)
     masked: set[int] = field(default_factory=set)
+    intact: bool = True  # no addition was interrupted half-way
     survivors: tuple[int, ...] = ()
     answers: dict[int, bytes] = field(default_factory=dict, repr=False)
 
     def add(self, index: int, payload: memoryview, vectors: Sequence[VectorSpec]) -> None:
         """Add the masked vectors of a client, already checked for length."""
-        offset = 0
+        offset, before = 0, self.intact
+        self.intact = False
         for spec in vectors:
             part = np.frombuffer(payload, spec.dtype, count=spec.length, offset=offset)
             np.add(self.sums[spec.name], part, out=self.sums[spec.name])
             offset += spec.nbytes
         self.masked.add(index)
+        self.intact = before
 
     def answer(self, index: int, shares: memoryview, graph: CompleteGraph) -> None:
         """Keep the shares of a client.

@@ -122,8 +122,7 @@ class TestSetUp:
         refused(net, B, replace(stolen, Advertise, channel_key=key), BadNeighbour)
         keys = bytearray(msgspec.msgpack.decode(stolen, type=Advertise).round_keys)
         keys[32:64] = key
-        net.server._slots.pop(B)
-        refused(net, B, replace(stolen, Advertise, round_keys=bytes(keys)), BadNeighbour)
+        refused(net, C, replace(stolen, Advertise, identity=C, round_keys=bytes(keys)), BadNeighbour)
 
     def test_a_full_roster_takes_nobody_more(self) -> None:
         net = Network.make(3)

@@ -230,7 +230,7 @@ class Epoch(RuleBasedStateMachine):
                     if not everybody:
                         able = sorted(server._require_roster().identities[one] for one in server._present)
                         members = data.draw(st.sets(st.sampled_from(able), min_size=len(able) - 1))
-                        if server._shortage(server.slots[one].index for one in members) or server._excluded:
+                        if server._shortage(server.slots[one].index for one in members) or server._slots.excluded:
                             members = None
                     started = server.start_round(model_digest=MODEL, plan_digest=PLAN, participants=members)
                     self.to_client += started.items()

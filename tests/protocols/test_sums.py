@@ -22,6 +22,7 @@ from privfed_protocols import (
     SlotState,
     VectorSpec,
 )
+from privfed_protocols import server as server_module
 from privfed_protocols.messages import Unmask
 from tests.protocols.harness import MODEL, PLAN, Network, assert_exact, identities, random_vectors, replace
 
@@ -337,9 +338,50 @@ def test_a_dealer_that_committed_to_something_else_is_named_and_left_out(lost: l
 
 def test_too_many_excluded_fail_the_epoch() -> None:
     net = Network.make(4, dropout=0.25).set_up()
-    net.server._exclude([0, 1])
+    net.server._slots.exclude([A, B], "seen to lie")
     with pytest.raises(EpochFailed, match="too few clients are left"):
         net.server.start_round(model_digest=MODEL, plan_digest=PLAN)
+
+
+@pytest.mark.parametrize("step", ["inputs", "sum"])
+def test_an_interrupted_addition_fails_the_round(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half-added vectors or half-removed masks must never pass for a sum."""
+    net = Network.make(4, rounds=2, vectors=[VectorSpec("x", 5, 32), VectorSpec("y", 5, 32)]).set_up()
+    vectors = net.vectors()
+
+    class Interrupt(BaseException):
+        pass
+
+    if step == "inputs":
+        started = net.server.start_round(model_digest=MODEL, plan_digest=PLAN)
+        messages = {}
+        for identity, start in started.items():
+            net.tell(identity, start)
+            messages[identity] = net.submit(identity, vectors[identity])
+        current = net.server._require_round()
+        monkeypatch.setitem(current.sums, "y", None)
+        with pytest.raises(TypeError):
+            net.server.receive(A, messages[A])
+        monkeypatch.undo()
+        for identity in (A, B, C, D):
+            net.server.receive(identity, messages[identity])
+        with pytest.raises(RoundFailed, match="interrupted"):
+            net.server.close_inputs()
+    else:
+        for identity, survivors in net.inputs(vectors).items():
+            net.send(identity, net.tell(identity, survivors))
+
+        def interrupted(*_args: object, **_kwargs: object) -> None:
+            raise Interrupt
+
+        monkeypatch.setattr(server_module, "remove_masks", interrupted)
+        with pytest.raises(Interrupt):
+            net.server.close_unmask()
+        monkeypatch.undo()
+        with pytest.raises(LocalProtocolError):
+            net.server.close_unmask()
+    vectors = net.vectors(1)
+    assert_exact(net.round(vectors), vectors, net.offer.vectors)
 
 
 # --- determinism and memory
