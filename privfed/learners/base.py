@@ -1,12 +1,11 @@
 """What every learner shares with scikit-learn's estimators, without importing scikit-learn.
 
-Constructor arguments are stored as given and checked in `fit`; names that end in `_` exist once fitted. Errors and warnings
-are also scikit-learn's own classes wherever scikit-learn is loaded, so its tools recognise them.
+Constructor arguments are stored as given and checked in `fit`; names that end in `_` exist once fitted. Errors and
+warnings are also scikit-learn's own classes wherever scikit-learn is loaded, so its tools recognise them.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 from typing import TYPE_CHECKING, Any, Self
@@ -30,16 +29,16 @@ class ConvergenceWarning(UserWarning):
     """EM stopped at `max_iter` before its likelihood settled."""
 
 
-@functools.cache
-def _joined(ours: type, theirs: type) -> type:
-    return type(ours.__name__, (ours, theirs), {"__module__": ours.__module__, "__doc__": ours.__doc__})
+_JOINED: dict[tuple[type[Any], type[Any]], type[Any]] = {}
 
 
 def recognised(ours: type[Any]) -> type[Any]:
     """Return `ours`, joined with scikit-learn's class of the same name where scikit-learn is loaded already."""
-    exceptions = sys.modules.get("sklearn.exceptions")
-    theirs = getattr(exceptions, ours.__name__, None)
-    return ours if theirs is None else _joined(ours, theirs)
+    theirs = getattr(sys.modules.get("sklearn.exceptions"), ours.__name__, None)
+    if theirs is None:
+        return ours
+    namespace = {"__module__": ours.__module__, "__doc__": ours.__doc__}
+    return _JOINED.setdefault((ours, theirs), type(ours.__name__, (ours, theirs), namespace))
 
 
 def check_random_state(seed: object) -> Generator:

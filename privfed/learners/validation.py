@@ -36,7 +36,9 @@ def as_rows(X: Any, *, estimator: str, min_samples: int = 1) -> FloatArray:
     try:
         rows = np.ascontiguousarray(raw, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"X must hold numbers, found dtype {raw.dtype} ({error}). Encode text before fitting.") from None
+        raise UsageError(
+            f"X must hold numbers, found dtype {raw.dtype} ({error}). Encode text before fitting."
+        ) from None
     if raw.ndim != 2:
         raise UsageError(
             f"Expected 2D array, got {'scalar' if raw.ndim == 0 else f'{raw.ndim}D'} array instead. Reshape your data "
@@ -80,10 +82,14 @@ def check_feature_names(X: Any, fitted: npt.NDArray[np.object_] | None, *, estim
     if names is None and fitted is None:
         return
     if fitted is None:
-        warnings.warn(f"X has feature names, but {estimator} was fitted without feature names", UserWarning, stacklevel=4)
+        warnings.warn(
+            f"X has feature names, but {estimator} was fitted without feature names", UserWarning, stacklevel=4
+        )
     elif names is None:
         warnings.warn(
-            f"X does not have valid feature names, but {estimator} was fitted with feature names", UserWarning, stacklevel=4
+            f"X does not have valid feature names, but {estimator} was fitted with feature names",
+            UserWarning,
+            stacklevel=4,
         )
     elif len(names) != len(fitted) or (names != fitted).any():
         unseen, missing = sorted(set(names) - set(fitted)), sorted(set(fitted) - set(names))

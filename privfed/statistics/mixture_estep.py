@@ -1,10 +1,12 @@
 """The E-step of a Gaussian mixture as one sum over rows: what each client computes, alone, from public parameters.
 
-With responsibilities g_k(x), the sums of g_k, g_k (x - r) and g_k (x - r)(x - r)' about a public reference r give exactly
-the pooled M-step, however the rows are spread over clients (Dempster, Laird and Rubin 1977 apply to the sum).
+With responsibilities g_k(x), the sums of g_k, g_k (x - r) and g_k (x - r)(x - r)' about a public reference r give
+exactly the pooled M-step, however the rows are spread over clients (Dempster, Laird and Rubin 1977 apply to the
+sum).
 
-Layout: features run along rows. With phi(x) = [1, x, x_i x_j (i <= j)] the log-densities of a chunk of rows are one matrix
-product `W phi`, and the statistics one more, `responsibilities phi'`; nothing of size n x K x d is ever formed.
+Layout: features run along rows. With phi(x) = [1, x, x_i x_j (i <= j)] the log-densities of a chunk of rows are one
+matrix product `W phi`, and the statistics one more, `responsibilities phi'`; nothing of size n x K x d is ever
+formed.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from privfed.errors import UsageError
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import LOG_2PI, CovarianceType, MixtureModel
-from privfed.statistics.moments import svec, unsvec
+from privfed.statistics.moments import svec
 
 __all__ = ["MixtureSums", "choose_reference", "client_statistics", "second_shape"]
 
@@ -76,11 +78,15 @@ class MixtureSums:
 
 
 def choose_reference(model: MixtureModel, centre: FloatArray) -> FloatArray:
-    """Return `centre`, shape (d,), while sums about it keep eight digits of every covariance; else the model's means."""
+    """Return `centre`, shape (d,), while sums about it keep eight digits of covariances; else the model's means."""
     precisions = model.precisions
     shift = model.means - centre
     if model.covariance_type in ("full", "tied"):
-        rows = np.einsum("kd,...de->...ke", shift, precisions) if precisions.ndim == 2 else np.einsum("kd,kde->ke", shift, precisions)
+        rows = (
+            np.einsum("kd,...de->...ke", shift, precisions)
+            if precisions.ndim == 2
+            else np.einsum("kd,kde->ke", shift, precisions)
+        )
         size = np.einsum("kd,kd->k", rows, shift)
     else:
         size = (shift**2 * (precisions if precisions.ndim == 2 else precisions[:, None])).sum(axis=1)
@@ -136,7 +142,7 @@ def _about_point(model: MixtureModel, X: FloatArray, point: FloatArray) -> Mixtu
             pooled += x @ x.T
     counts, first, second = sums[:, 0], sums[:, 1 : 1 + d], sums[:, 1 + d :]
     if kind == "full":
-        second = second * np.where(_diagonal(d), 1.0, math.sqrt(2.0))
+        second = second * _svec_weights(d)
     elif kind == "tied":
         second = svec(pooled)
     elif kind == "spherical":
@@ -167,12 +173,11 @@ def _about_means(model: MixtureModel, X: FloatArray, reference: FloatArray) -> M
                 matrices[k] += weighted.T @ diff
             else:
                 squares[k] += np.einsum("ij,ij->j", weighted, diff)
-    second = {
-        "full": lambda: svec(matrices),
-        "tied": lambda: svec(matrices.sum(axis=0)),
-        "diag": lambda: squares,
-        "spherical": lambda: squares.sum(axis=1),
-    }[kind]()
+    second = squares
+    if kind in ("full", "tied"):
+        second = svec(matrices if kind == "full" else matrices.sum(axis=0))
+    elif kind == "spherical":
+        second = squares.sum(axis=1)
     return MixtureSums(counts, first, second, log_likelihood, float(len(X)), reference, kind)
 
 
@@ -211,12 +216,7 @@ def _design(model: MixtureModel) -> FloatArray:
     return np.concatenate([constant[:, None], linear, quadratic], axis=1)
 
 
-def _diagonal(d: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Return which entries of an svec are diagonal ones."""
+def _svec_weights(d: int) -> FloatArray:
+    """Return what products x_i x_j, i <= j, are multiplied by to make an svec."""
     rows, columns = np.triu_indices(d)
-    return np.asarray(rows == columns)
-
-
-def second_as_matrices(sums: MixtureSums) -> FloatArray:
-    """Return `second` of full (K, d, d) or tied (d, d) sums as matrices."""
-    return unsvec(sums.second, sums.first.shape[1])
+    return np.where(rows == columns, 1.0, math.sqrt(2.0))

@@ -78,7 +78,9 @@ class MixtureModel:
         for name in ("weights", "means", "covariances", "precisions_cholesky"):
             object.__setattr__(self, name, frozen_array(getattr(self, name)))
         if self.means.ndim != 2 or self.weights.shape != self.means.shape[:1] or self.means.size == 0:
-            raise UsageError(f"weights {self.weights.shape} and means {self.means.shape} do not fit: expected (K,), (K, d)")
+            raise UsageError(
+                f"weights {self.weights.shape} and means {self.means.shape} do not fit: expected (K,), (K, d)"
+            )
         expected = covariance_shape(self.covariance_type, *self.means.shape)
         if self.precisions_cholesky.shape != expected or self.covariances.shape != expected:
             raise UsageError(
@@ -111,11 +113,17 @@ class MixtureModel:
             covariances = np.linalg.inv(array)
         else:
             factors, covariances = np.sqrt(array), 1.0 / array
-        return cls(np.asarray(weights), np.asarray(means), covariances, factors, covariance_type)
+        return cls(
+            np.asarray(weights), np.asarray(means), frozen_array(covariances), frozen_array(factors), covariance_type
+        )
 
     @classmethod
     def from_factors(
-        cls, weights: npt.ArrayLike, means: npt.ArrayLike, precisions_cholesky: npt.ArrayLike, covariance_type: CovarianceType
+        cls,
+        weights: npt.ArrayLike,
+        means: npt.ArrayLike,
+        precisions_cholesky: npt.ArrayLike,
+        covariance_type: CovarianceType,
     ) -> MixtureModel:
         """Build the model from precision Cholesky factors: what a query carries."""
         factors = np.asarray(precisions_cholesky, dtype=np.float64)
@@ -169,7 +177,9 @@ class MixtureModel:
             return self.covariances
         if self.covariance_type == "tied":
             return np.broadcast_to(self.covariances, (K, d, d))
-        diagonal = self.covariances if self.covariance_type == "diag" else np.repeat(self.covariances[:, None], d, axis=1)
+        diagonal = (
+            self.covariances if self.covariance_type == "diag" else np.repeat(self.covariances[:, None], d, axis=1)
+        )
         return np.asarray(diagonal[:, :, None] * np.eye(d))
 
     def factor(self, k: int) -> FloatArray:

@@ -1,7 +1,8 @@
 """Exact EM from sums: one M-step for rows at hand and for rows spread over a federation.
 
-`server_update` knows only `MixtureSums`; where they come from, one array or a protected sum over clients, is the caller's
-`e_step`. Formulas, regularisation and the stopping rule are scikit-learn's, so the same start gives the same fit.
+`server_update` knows only `MixtureSums`; where they come from, one array or a protected sum over clients, is the
+caller's `e_step`. Formulas, regularisation and the stopping rule are scikit-learn's, so the same start gives the
+same fit.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ class EMResult:
     converged: bool
 
 
-def server_update(sums: MixtureSums, *, reg_covar: float = 1e-6) -> MixtureModel:
+def server_update(sums: MixtureSums, *, reg_covar: float | FloatArray = 1e-6) -> MixtureModel:
     """Return the M-step's model for sufficient statistics.
 
     Args:
         sums: totals over all rows, of one E-step.
-        reg_covar: added to the diagonal of every covariance, >= 0, in squared units of the data.
+        reg_covar: added to the diagonal of every covariance, >= 0, in squared units of the data; one number, or one for
+            each feature, shape (d,) (spherical: their mean).
 
     Raises:
         UsageError: a covariance is not positive definite; the message names the remedies.
@@ -54,17 +56,17 @@ def server_update(sums: MixtureSums, *, reg_covar: float = 1e-6) -> MixtureModel
     )
 
 
-def _covariances(sums: MixtureSums, counts: FloatArray, shift: FloatArray, reg_covar: float) -> FloatArray:
+def _covariances(sums: MixtureSums, counts: FloatArray, shift: FloatArray, reg_covar: float | FloatArray) -> FloatArray:
     d = shift.shape[1]
     if sums.covariance_type == "full":
         second = unsvec(sums.second, d) / counts[:, None, None]
-        return np.asarray(second - shift[:, :, None] * shift[:, None, :] + reg_covar * np.eye(d))
+        return np.asarray(second - shift[:, :, None] * shift[:, None, :] + np.diag(np.broadcast_to(reg_covar, d)))
     if sums.covariance_type == "tied":
         scatter = unsvec(sums.second, d) - (counts * shift.T) @ shift
-        return np.asarray(scatter / counts.sum() + reg_covar * np.eye(d))
+        return np.asarray(scatter / counts.sum() + np.diag(np.broadcast_to(reg_covar, d)))
     if sums.covariance_type == "diag":
         return np.asarray(sums.second / counts[:, None] - shift**2 + reg_covar)
-    return np.asarray((sums.second / counts - (shift**2).sum(axis=1)) / d + reg_covar)
+    return np.asarray((sums.second / counts - (shift**2).sum(axis=1)) / d + np.mean(reg_covar))
 
 
 def expectation_maximization(
@@ -73,7 +75,7 @@ def expectation_maximization(
     *,
     tol: float,
     max_iter: int,
-    reg_covar: float = 1e-6,
+    reg_covar: float | FloatArray = 1e-6,
     lower_bound: float = -np.inf,
     after: Callable[[int, float, float], None] | None = None,
 ) -> EMResult:

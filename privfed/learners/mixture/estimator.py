@@ -6,8 +6,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,10 @@ from privfed.errors import UsageError
 from privfed.federation.release import Federation, Release
 from privfed.learners.base import ConvergenceWarning, Estimator, check_random_state, recognised
 from privfed.learners.mixture.em import EMResult, fit_rows, model_from_responsibilities
+from privfed.learners.mixture.exact import fit_exact
 from privfed.learners.mixture.initialise import InitParams, initial_responsibilities
-from privfed.learners.mixture.parameters import Start, check_parameters, check_start
+from privfed.learners.mixture.parameters import Start, check_bounds, check_parameters, check_start
+from privfed.learners.mixture.recipe import fit_private
 from privfed.learners.mixture.reports import RoundReport
 from privfed.learners.validation import as_rows, check_feature_names, feature_names
 from privfed.query import FloatArray
@@ -26,6 +27,10 @@ from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureM
 __all__ = ["GaussianMixture"]
 
 IntArray = npt.NDArray[np.int64]
+
+
+def _is_federation(X: object) -> TypeGuard[Federation]:
+    return callable(getattr(X, "release", None)) and hasattr(X, "noise_std")
 
 
 class GaussianMixture(Estimator):
@@ -146,8 +151,7 @@ class GaussianMixture(Estimator):
         Raises:
             UsageError: a parameter or the rows cannot be used; the message names the remedy.
         """
-        if isinstance(X, Federation):
-            check_parameters(self.get_params(), estimator=type(self).__name__)
+        if _is_federation(X):
             self._fit_federation(X)
         else:
             self._fit_rows(X)
@@ -155,11 +159,13 @@ class GaussianMixture(Estimator):
 
     def fit_predict(self, X: Any, y: object = None) -> IntArray:
         """Fit the mixture to rows and return each row's most probable component, shape (n,)."""
-        if isinstance(X, Federation):
+        if _is_federation(X):
             raise UsageError(
                 "fit_predict needs rows, but a federation shows none: call fit(federation), then predict at each client"
             )
-        return np.asarray(self._fit_rows(X).weighted_log_densities(as_rows(X, estimator=type(self).__name__)).argmax(axis=1))
+        return np.asarray(
+            self._fit_rows(X).weighted_log_densities(as_rows(X, estimator=type(self).__name__)).argmax(axis=1)
+        )
 
     def _fit_rows(self, X: Any) -> MixtureModel:
         name = type(self).__name__
@@ -189,11 +195,9 @@ class GaussianMixture(Estimator):
                 recognised(ConvergenceWarning),
                 stacklevel=3,
             )
-        self._store(best.model, names)
-        self.converged_ = best.converged
-        self.n_iter_ = len(best.lower_bounds)
-        self.lower_bound_ = best.lower_bounds[-1] if best.lower_bounds else -math.inf
-        self.lower_bounds_ = list(best.lower_bounds)
+        self._finish(best)
+        if names is not None:
+            self.feature_names_in_ = names
         return best.model
 
     def _run(self, model: MixtureModel, rows: FloatArray, lower_bound: float) -> EMResult:
@@ -251,19 +255,105 @@ class GaussianMixture(Estimator):
         )
 
     def _fit_federation(self, federation: Federation) -> None:
-        raise NotImplementedError
+        check_parameters(self.get_params(), estimator=type(self).__name__)
+        d = federation.n_features
+        start, warm, random = self._checked_start(d), self._warm_model(d), check_random_state(self.random_state)
+        bounds = None if self.bounds is None else check_bounds(self.bounds, d)
+        if federation.budget is None:
+            self._fit_exact(federation, bounds, start, warm, random)
+        else:
+            self._fit_private(federation, bounds, start, warm, random)
+        names = getattr(federation, "feature_names", None)
+        if names is not None:
+            self.feature_names_in_ = np.asarray(names, dtype=object)
 
-    def _store(self, model: MixtureModel, names: npt.NDArray[np.object_] | None) -> None:
+    def _fit_exact(
+        self,
+        federation: Federation,
+        bounds: tuple[FloatArray, FloatArray] | None,
+        start: Start,
+        warm: MixtureModel | None,
+        random: Generator,
+    ) -> None:
+        fit = fit_exact(
+            federation,
+            n_components=self.n_components,
+            covariance_type=self.covariance_type,
+            bounds=bounds,
+            tol=self.tol,
+            reg_covar=self.reg_covar,
+            max_iter=self.max_iter if self.rounds is None else min(self.rounds, self.max_iter),
+            n_init=self.n_init,
+            start=start,
+            warm=warm,
+            lower_bound=-math.inf if warm is None else self.lower_bound_,
+            random=random,
+            report=self._report,
+        )
+        self._finish(fit.result)
+        self.releases_, self.epsilon_ = fit.releases, {}
+
+    def _fit_private(
+        self,
+        federation: Federation,
+        bounds: tuple[FloatArray, FloatArray] | None,
+        start: Start,
+        warm: MixtureModel | None,
+        random: Generator,
+    ) -> None:
+        if bounds is None:
+            raise UsageError(
+                "a fit under a budget needs public bounds of the data: pass bounds=(low, high), one number for all "
+                f"features or one for each of the {federation.n_features}. Take them from what is known of the "
+                "features (a pixel lies in 0 to 16), not from the data: looked-up bounds leak. Rows beyond them are cut"
+            )
+        share = federation.remaining_share if self.share is None else self.share
+        if share <= 0 or share > federation.remaining_share * (1 + 1e-9):
+            raise UsageError(
+                f"share is {share:.6g} of the budget, but {federation.remaining_share:.6g} of it is left: spend less "
+                "before the fit, lower share, or open a federation with a larger budget"
+            )
+        fit = fit_private(
+            federation,
+            n_components=self.n_components,
+            covariance_type=self.covariance_type,
+            low=bounds[0],
+            high=bounds[1],
+            share=min(share, federation.remaining_share),
+            rounds=self.rounds,
+            start=start,
+            warm=warm,
+            random=random,
+            report=self._report,
+        )
+        self._finish(EMResult(fit.model, fit.log_likelihoods, True))
+        self.releases_ = fit.releases
+        self.epsilon_ = dict(fit.releases[-1].epsilon)
+
+    def _finish(self, result: EMResult) -> None:
+        self._store(result.model)
+        self.converged_ = result.converged
+        self.n_iter_ = len(result.lower_bounds)
+        self.lower_bound_ = result.lower_bounds[-1] if result.lower_bounds else -math.inf
+        self.lower_bounds_ = list(result.lower_bounds)
+
+    def _report(self, report: RoundReport) -> None:
+        if report.round % self.verbose_interval == 0 or self.verbose >= 2:
+            known = "" if report.log_likelihood is None else f"\t log-likelihood {report.log_likelihood:.5f}"
+            self._print(1, f"  {report.stage} {report.round}/{report.rounds}{known}")
+        if self.callback is not None:
+            self.callback(report)
+
+    def _store(self, model: MixtureModel) -> None:
         self.weights_ = np.array(model.weights)
         self.means_ = np.array(model.means)
         self.covariances_ = np.array(model.covariances)
         self.precisions_cholesky_ = np.array(model.precisions_cholesky)
         self.precisions_ = np.array(model.precisions)
         self.n_features_in_ = model.n_features
-        if names is not None:
-            self.feature_names_in_ = names
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
+        for name in ("feature_names_in_", "releases_", "epsilon_"):  # of an earlier fit
+            if hasattr(self, name):
+                delattr(self, name)
 
     def _print(self, level: int, line: str) -> None:
         if self.verbose >= level:
@@ -315,9 +405,7 @@ class GaussianMixture(Estimator):
         """
         model = self._model()
         if n_samples < 1:
-            raise UsageError(
-                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample."
-            )
+            raise UsageError(f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample.")
         return model.sample(n_samples, check_random_state(self.random_state))
 
     def bic(self, X: Any) -> float:

@@ -20,11 +20,13 @@ INIT_PARAMS: Final[tuple[InitParams, ...]] = get_args(InitParams)
 IndexArray = npt.NDArray[np.int64]
 
 
-def initial_responsibilities(X: FloatArray, n_components: int, init_params: InitParams, random: Generator) -> FloatArray:
+def initial_responsibilities(
+    X: FloatArray, n_components: int, init_params: InitParams, random: Generator
+) -> FloatArray:
     """Return responsibilities, shape (n, K), to start EM from.
 
-    "random" gives every row random ones; "kmeans" the k-means clusters; "k-means++" and "random_from_data" put one chosen
-    row into each component and leave the others out.
+    "random" gives every row random ones; "kmeans" the k-means clusters; "k-means++" and "random_from_data" put one
+    chosen row into each component and leave the others out.
     """
     n = len(X)
     responsibilities = np.zeros((n, n_components))

@@ -19,7 +19,7 @@ __all__ = ["Start", "check_bounds", "check_parameters", "check_start"]
 
 
 def _integer(value: object, low: int) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool | np.bool_) and value >= low
+    return isinstance(value, int | np.integer) and not isinstance(value, bool | np.bool_) and bool(value >= low)
 
 
 def _real(value: object, low: float) -> bool:
@@ -57,9 +57,7 @@ def check_parameters(params: Mapping[str, Any], *, estimator: str) -> None:
     for name, (accepts, description) in CONSTRAINTS.items():
         value = params[name]
         if not accepts(value):
-            raise UsageError(
-                f"The {name!r} parameter of {estimator} must be {description}. Got {value!r} instead."
-            )
+            raise UsageError(f"The {name!r} parameter of {estimator} must be {description}. Got {value!r} instead.")
     check_random_state(params["random_state"])
 
 

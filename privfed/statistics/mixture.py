@@ -1,0 +1,424 @@
+"""Queries of a Gaussian mixture: the E-step of one EM round as a sum of bounded rows.
+
+Both queries carry the current model as plain arrays, in working coordinates `z = (clip(x, low, high) - centre) @
+transform`: public numbers that a server chose. `MixtureStatistics` gives the exact sums and is meant for
+federations without a budget; `WhitenedMixtureStatistics` clips each row under each component and is what a budget
+buys most with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+
+from privfed.errors import UsageError
+from privfed.mechanism.clip import clip_rows
+from privfed.mechanism.sensitivity import chunked_sum
+from privfed.query import Block, FloatArray, Query, frozen_array
+from privfed.statistics.mixture_clipping import Clipping, block_costs, clipping
+from privfed.statistics.mixture_estep import MixtureSums, choose_reference, client_statistics, second_shape
+from privfed.statistics.mixture_model import LOG_2PI, CovarianceType, MixtureModel
+from privfed.statistics.moments import svec
+
+__all__ = ["Coordinates", "MixtureStatistics", "WhitenedMixtureStatistics"]
+
+# Squared distances beyond this are all alike: no row's responsibility depends on the last bits of a huge exponent.
+MAX_SQUARED_DISTANCE: Final = 2.0**16
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """Public working coordinates: rows are cut to a box, shifted and mapped linearly before anything else.
+
+    Attributes:
+        low, high: the box, shape (d,), in units of the data; infinite entries leave a side open.
+        centre: shape (d,), in units of the data.
+        transform: shape (d, d), invertible.
+    """
+
+    low: FloatArray
+    high: FloatArray
+    centre: FloatArray
+    transform: FloatArray
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high", "centre", "transform"):
+            object.__setattr__(self, name, frozen_array(getattr(self, name)))
+        d = self.centre.size
+        if (
+            self.centre.shape != (d,)
+            or self.low.shape != (d,)
+            or self.high.shape != (d,)
+            or self.transform.shape != (d, d)
+        ):
+            raise UsageError(
+                "working coordinates need low, high and centre of shape (d,) and a transform of shape (d, d)"
+            )
+        if np.isnan(self.low).any() or np.isnan(self.high).any() or (self.low > self.high).any():
+            raise UsageError("working coordinates need low <= high in every feature")
+        if not (np.isfinite(self.centre).all() and np.isfinite(self.transform).all()):
+            raise UsageError("working coordinates need a finite centre and transform")
+
+    @classmethod
+    def shifted(cls, centre: FloatArray) -> Coordinates:
+        """Return coordinates that only move the origin to `centre`."""
+        d = centre.size
+        return cls(np.full(d, -np.inf), np.full(d, np.inf), centre, np.eye(d))
+
+    def apply(self, rows: FloatArray) -> FloatArray:
+        """Return rows, shape (n, d), in working coordinates."""
+        cut = np.clip(rows, self.low, self.high) - self.centre
+        if np.array_equal(self.transform, np.eye(self.centre.size)):
+            return np.asarray(cut)
+        return np.asarray(cut @ self.transform)
+
+    def to_working(self, model: MixtureModel) -> MixtureModel:
+        """Return a model of the data as one of the working coordinates; see `to_data`."""
+        return _mapped(model, (model.means - self.centre) @ self.transform, self.transform)
+
+    def to_data(self, model: MixtureModel) -> MixtureModel:
+        """Return a model of the working coordinates as one of the data, of the same type.
+
+        Raises:
+            UsageError: the transform does not keep the type: diag needs a diagonal one, spherical a multiple of one.
+        """
+        inverse: FloatArray = np.asarray(np.linalg.inv(self.transform), dtype=np.float64)
+        return _mapped(model, model.means @ inverse + self.centre, inverse)
+
+    @property
+    def log_volume(self) -> float:
+        """Nats to add to a log-density in working coordinates to make it one of the data."""
+        return float(np.linalg.slogdet(self.transform)[1])
+
+
+def _mapped(model: MixtureModel, means: FloatArray, matrix: FloatArray) -> MixtureModel:
+    """Return the model of rows `z @ matrix` (and moved, so that the means come to lie at `means`)."""
+    kind, scale = model.covariance_type, np.diag(matrix)
+    if kind in ("full", "tied"):
+        covariances = matrix.T @ model.covariances @ matrix
+        covariances = (covariances + np.swapaxes(covariances, -1, -2)) / 2
+    elif not np.array_equal(np.diag(scale), matrix) or (kind == "spherical" and np.ptp(np.abs(scale)) > 0):
+        raise UsageError(f"the transform does not keep {kind} covariances")
+    else:
+        covariances = model.covariances * (scale**2 if kind == "diag" else scale[0] ** 2)
+    return MixtureModel.from_covariances(model.weights, means, covariances, kind)
+
+
+class _MixtureQuery(Query):
+    """What both queries share: the model and the coordinates, as fields that travel."""
+
+    weights: FloatArray
+    means: FloatArray
+    precisions_cholesky: FloatArray
+    covariance_type: CovarianceType
+    low: FloatArray
+    high: FloatArray
+    centre: FloatArray
+    transform: FloatArray
+
+    def _check(self) -> None:
+        for name in ("weights", "means", "precisions_cholesky"):
+            array = frozen_array(getattr(self, name))
+            if not np.isfinite(array).all():
+                raise UsageError(f"{name} holds NaN or infinity")
+            object.__setattr__(self, name, array)
+        model = MixtureModel.from_factors(self.weights, self.means, self.precisions_cholesky, self.covariance_type)
+        coordinates = Coordinates(self.low, self.high, self.centre, self.transform)
+        if coordinates.centre.shape != (model.n_features,):
+            raise UsageError(f"centre has shape {coordinates.centre.shape}, the model has {model.n_features} features")
+        if (self.weights < 0).any() or not math.isfinite(float(model.log_determinants.sum())):
+            raise UsageError("the model needs weights of at least 0 and factors with positive diagonals")
+        for name in ("low", "high", "centre", "transform"):
+            object.__setattr__(self, name, getattr(coordinates, name))
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """The working coordinates of the model."""
+        return Coordinates(self.low, self.high, self.centre, self.transform)
+
+    @property
+    def model(self) -> MixtureModel:
+        """The model under which the E-step is taken, in working coordinates."""
+        return MixtureModel.from_factors(self.weights, self.means, self.precisions_cholesky, self.covariance_type)
+
+    @property
+    def n_features(self) -> int:
+        """d."""
+        return int(self.means.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureStatistics(_MixtureQuery):
+    """Exact statistics of one E-step: blocks `counts`, `first`, `second` and `log_likelihood`.
+
+    Build it with `of`. The bounds hold for any row, since rows are cut to `radius`; but they are those of the raw
+    moments, and noise sized for them costs about fifty times what `WhitenedMixtureStatistics` pays.
+
+    Args:
+        weights, means, precisions_cholesky, covariance_type: the model in working coordinates.
+        low, high, centre, transform: see `Coordinates`.
+        radius: L2 norm in working coordinates that rows are cut to, > 0; public.
+    """
+
+    kind: ClassVar[str] = "mixture_statistics"
+    weights: FloatArray
+    means: FloatArray
+    precisions_cholesky: FloatArray
+    covariance_type: CovarianceType
+    low: FloatArray
+    high: FloatArray
+    centre: FloatArray
+    transform: FloatArray
+    radius: float
+
+    def __post_init__(self) -> None:
+        self._check()
+        if not (math.isfinite(self.radius) and self.radius > 0):
+            raise UsageError(f"radius is {self.radius!r}, expected a finite number above 0")
+
+    @classmethod
+    def of(cls, model: MixtureModel, coordinates: Coordinates, *, radius: float) -> MixtureStatistics:
+        """Return the query for `model`."""
+        return cls(
+            model.weights,
+            model.means,
+            model.precisions_cholesky,
+            model.covariance_type,
+            coordinates.low,
+            coordinates.high,
+            coordinates.centre,
+            coordinates.transform,
+            float(radius),
+        )
+
+    @property
+    def reference(self) -> FloatArray:
+        """The point in working coordinates, shape (d,), or points (K, d), about which sums are taken."""
+        return choose_reference(self.model, np.zeros(self.n_features))
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Bounds of rows within `radius`."""
+        K, d = self.means.shape
+        reach = self.radius + float(np.linalg.norm(np.atleast_2d(self.reference), axis=1).max())
+        return (
+            Block("counts", (K,), 1.0),
+            Block("first", (K, d), reach),
+            Block("second", second_shape(self.covariance_type, K, d), reach**2),
+            Block("log_likelihood", (), self._log_likelihood_bound),
+        )
+
+    @property
+    def _log_likelihood_bound(self) -> float:
+        """No row within the radius has a log-likelihood of a greater absolute value."""
+        model = self.model
+        constants = model.log_determinants - 0.5 * self.n_features * LOG_2PI
+        factors = model.precisions_cholesky
+        if self.covariance_type in ("full", "tied"):
+            stretch = np.broadcast_to(np.linalg.norm(factors, ord=2, axis=(-2, -1)), constants.shape)
+        else:
+            stretch = factors.max(axis=1) if self.covariance_type == "diag" else factors
+        reach = stretch * (self.radius + np.linalg.norm(self.means, axis=1))
+        lowest = float((constants + model.log_weights - 0.5 * reach**2).max())
+        highest = float(constants.max()) + math.log(max(float(self.weights.sum()), 1.0))
+        return max(abs(lowest), abs(highest), 1.0) * (1 + 1e-9)
+
+    def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
+        """Return the sums over the rows of `data`, shape (n, d)."""
+        model, coordinates, reference = self.model, self.coordinates, self.reference
+        bound = self._log_likelihood_bound
+
+        def chunk(rows: FloatArray) -> dict[str, FloatArray]:
+            z = clip_rows(coordinates.apply(rows), self.radius)
+            sums = client_statistics(model, z, reference=reference)
+            likelihood = min(max(sums.log_likelihood, -bound * len(rows)), bound * len(rows))
+            return {
+                "counts": sums.counts,
+                "first": sums.first,
+                "second": sums.second,
+                "log_likelihood": np.array(likelihood),
+            }
+
+        return chunked_sum(chunk, data)
+
+    def sums_of(self, values: Mapping[str, FloatArray]) -> MixtureSums:
+        """Return a release's values as the sums that `server_update` takes, in working coordinates."""
+        return MixtureSums(
+            values["counts"],
+            values["first"],
+            values["second"],
+            float(values["log_likelihood"]),
+            float(values["counts"].sum()),
+            self.reference,
+            self.covariance_type,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class WhitenedMixtureStatistics(_MixtureQuery):
+    """Component-whitened, clipped statistics of one E-step: the query for federations under a budget.
+
+    Build it with `of`. With responsibilities g_k and y_k the row whitened under component k and cut to |y_k| <= B, a
+    row contributes
+        counts   g_k                           (K,)     bound 1
+        means    g_k y_k                       (K, d)   bound B
+        second   g_k svec(y_k y_k' - I)        full     bound sqrt(G); tied: the sum over k
+                 g_k (y_k*y_k - 1)             diag     cut to norm C, of the row before it is cut to B
+                 g_k (|y_k|^2/d - 1)           spherical, cut to [-C, C]
+        log_likelihood   log p(z) - typical, cut to [-likelihood_clip, likelihood_clip]
+
+    Args:
+        weights, means, precisions_cholesky, covariance_type: the model in working coordinates.
+        low, high, centre, transform: see `Coordinates`.
+        mean_clip: B, > 0.
+        second_clip: bound of the second-order block: sqrt(G) (at least what `mean_clip` implies) or C, > 0.
+        typical: public reference for log-likelihoods, nats.
+        likelihood_clip: greatest distance from it that a row counts with, nats, > 0.
+        shares: relative shares of mu^2 of the four blocks, each > 0.
+
+    Guarantees:
+        g lies in the simplex, so whatever K is, a row's block never exceeds the block's bound; with the layout's scales
+        the joint sensitivity is 1 under add/remove of one row, and is attained. Any row obeys this, NaN and infinity
+        included (they contribute zeros), and whatever the model is.
+    """
+
+    kind: ClassVar[str] = "whitened_mixture_statistics"
+    weights: FloatArray
+    means: FloatArray
+    precisions_cholesky: FloatArray
+    covariance_type: CovarianceType
+    low: FloatArray
+    high: FloatArray
+    centre: FloatArray
+    transform: FloatArray
+    mean_clip: float
+    second_clip: float
+    typical: float
+    likelihood_clip: float
+    shares: tuple[float, float, float, float]
+
+    def __post_init__(self) -> None:
+        self._check()
+        for name in ("mean_clip", "second_clip", "likelihood_clip"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UsageError(f"{name} is {value!r}, expected a finite number above 0")
+        if not math.isfinite(self.typical):
+            raise UsageError(f"typical is {self.typical!r}, expected a finite number of nats")
+        if len(self.shares) != 4:
+            raise UsageError(f"shares has {len(self.shares)} entries, expected 4: one for each block")
+
+    @classmethod
+    def of(
+        cls,
+        model: MixtureModel,
+        coordinates: Coordinates,
+        *,
+        clips: Clipping | None = None,
+        likelihood_share: float = 0.02,
+        typical: float = 0.0,
+        likelihood_clip: float = 20.0,
+    ) -> WhitenedMixtureStatistics:
+        """Return the query for `model` with bounds and shares that suit it.
+
+        Args:
+            model: in working coordinates.
+            coordinates: the working coordinates.
+            clips: bounds; None takes `clipping` of the model's type and dimension.
+            likelihood_share: part of the round's mu^2 that the log-likelihood gets, in (0, 1).
+            typical, likelihood_clip: public range of a row's log-likelihood, nats.
+        """
+        bounds = clipping(model.covariance_type, model.n_features) if clips is None else clips
+        costs = block_costs(model.covariance_type, model.n_components, model.n_features, bounds)
+        roots = [math.sqrt(cost) for cost in costs]
+        counts, means, second = ((1 - likelihood_share) * root / sum(roots) for root in roots)
+        return cls(
+            model.weights,
+            model.means,
+            model.precisions_cholesky,
+            model.covariance_type,
+            coordinates.low,
+            coordinates.high,
+            coordinates.centre,
+            coordinates.transform,
+            bounds.mean_clip,
+            bounds.second_clip,
+            float(typical),
+            float(likelihood_clip),
+            (counts, means, second, likelihood_share),
+        )
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Four blocks, see the class."""
+        K, d = self.means.shape
+        counts, means, second, likelihood = self.shares
+        return (
+            Block("counts", (K,), 1.0, counts),
+            Block("means", (K, d), self.mean_clip, means),
+            Block("second", second_shape(self.covariance_type, K, d), self.second_clip, second),
+            Block("log_likelihood", (), self.likelihood_clip, likelihood),
+        )
+
+    def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
+        """Return the sums over the rows of `data`, shape (n, d)."""
+        model, coordinates = self.model, self.coordinates
+        return chunked_sum(lambda rows: self._chunk(model, coordinates.apply(rows)), data)
+
+    def _chunk(self, model: MixtureModel, z: FloatArray) -> dict[str, FloatArray]:
+        K, d = self.means.shape
+        n = len(z)
+        distances, whitened = np.empty((n, K)), []
+        with np.errstate(over="ignore", invalid="ignore"):
+            for k in range(K):
+                y = model.whiten(z, k)
+                distances[:, k] = np.einsum("ij,ij->i", y, y)
+                whitened.append(y)
+        # A row that overflows under one component has no defined direction there: it counts nowhere.
+        usable = np.isfinite(distances).all(axis=1)
+        distances[~usable] = 0.0
+        logits = model.log_weights + model.log_determinants - 0.5 * np.minimum(distances, MAX_SQUARED_DISTANCE)
+        top = logits.max(axis=1, initial=-np.inf)
+        usable &= np.isfinite(top)
+        g = np.exp(logits - np.where(usable, top, 0.0)[:, None])
+        total = g.sum(axis=1)
+        g /= np.where(usable, total, 1.0)[:, None]
+        g[~usable] = 0.0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            likelihood = top + np.log(total) - 0.5 * d * LOG_2PI - self.typical
+        likelihood = np.clip(np.where(usable, likelihood, 0.0), -self.likelihood_clip, self.likelihood_clip)
+        means, second = np.zeros((K, d)), []
+        for k in range(K):
+            y = np.where(usable[:, None], whitened[k], 0.0)
+            norms = np.sqrt(distances[:, k])
+            short = y * np.minimum(1.0, self.mean_clip / np.maximum(norms, self.mean_clip))[:, None]
+            means[k] = g[:, k] @ short
+            second.append(self._second(y, short, distances[:, k], g[:, k]))
+        pooled = np.sum(second, axis=0) if self.covariance_type == "tied" else np.stack(second)
+        return {
+            "counts": g.sum(axis=0),
+            "means": means,
+            "second": pooled,
+            "log_likelihood": np.array(likelihood.sum()),
+        }
+
+    def _second(self, y: FloatArray, short: FloatArray, squares: FloatArray, g: FloatArray) -> FloatArray:
+        """One component's second-order sum: svec (d(d+1)/2,), vector (d,) or number ()."""
+        d = y.shape[1]
+        if self.covariance_type in ("full", "tied"):
+            # Where second_clip is below what mean_clip implies, the whole term is scaled: the bound is a promise.
+            norms = np.sqrt(np.maximum(_matrix_norms(np.minimum(squares, self.mean_clip**2), d), 1e-300))
+            scaled = g * np.minimum(1.0, self.second_clip / norms)
+            return svec((scaled[:, None] * short).T @ short - scaled.sum() * np.eye(d))
+        if self.covariance_type == "diag":
+            return np.asarray(g @ clip_rows(y * y - 1.0, self.second_clip))
+        return np.asarray(g @ np.clip(squares / d - 1.0, -self.second_clip, self.second_clip))
+
+
+def _matrix_norms(squares: FloatArray, d: int) -> FloatArray:
+    """|yy' - I|_F^2 for rows of squared length `squares`."""
+    return np.asarray(squares * squares - 2.0 * squares + d)
