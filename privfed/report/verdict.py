@@ -80,7 +80,10 @@ def judge(data: ReportData) -> Verdict:
 
 def notices(data: ReportData) -> tuple[Notice, ...]:
     """Return one notice per mark and per problem, the gravest first."""
-    problems = tuple(Notice("danger", "Does not verify", problem) for problem in data.verification.problems)
+    problems = tuple(
+        Notice("danger", "Does not verify", f"{problem[:1].upper()}{problem[1:]}.")
+        for problem in data.verification.problems
+    )
     return problems + tuple(_notice(mark, data) for mark in data.marks)
 
 

@@ -181,6 +181,63 @@ def test_the_numbers_are_those_of_the_data() -> None:
         assert one["why"] in words
 
 
+def tables(html: str) -> dict[str, list[dict[str, str]]]:
+    """Read the tables of a page back: caption -> rows, each as head -> cell."""
+    found = {}
+    for table in re.findall(r"<table>(.*?)</table>", html, re.DOTALL):
+        (caption,) = re.findall(r"<caption><span>(.*?)</span>", table)
+        head, body = table.split("</thead>")
+        heads = re.findall(r"<th[^>]*>(.*?)</th>", head)
+        rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in body.split("<tr>")[1:]]
+        found[caption] = [dict(zip(heads, row, strict=True)) for row in rows]
+    return found
+
+
+def shown(epsilon: dict[str, Any]) -> str:
+    """An epsilon as the page should have it: four digits, rounded up; by another route than the page's."""
+    digits = 3 - math.floor(math.log10(epsilon["epsilon"]))
+    return f"{math.ceil(epsilon['epsilon'] * 10**digits) / 10**digits:.{digits}f}"
+
+
+def test_every_number_stands_in_its_own_column() -> None:
+    given = data()
+    read = tables(render_report(given))
+    views = read["Epsilon of everything so far, in each view at delta 1e-05"]
+    assert [row["view"].removesuffix(", guarded") for row in views] == [view["view"] for view in given["views"]]
+    assert [row["view"].endswith(", guarded") for row in views] == [view["guarded"] for view in given["views"]]
+    for row, view in zip(views, given["views"], strict=True):
+        assert row["guaranteed"] == shown(view["guaranteed"])
+        assert row["realised"] == shown(view["realised"])
+        assert float(row["mu"]) == pytest.approx(view["mu_guaranteed"], rel=1e-3)
+    rounds = read["Guaranteed epsilon after each round, by view"]
+    assert len(rounds) == 12
+    for row, release in zip(rounds, given["releases"], strict=True):
+        by_view = {one["view"]: one for one in release["epsilons"]}
+        assert row["round"] == str(release["round"])
+        assert row["server (guarded)"] == shown(by_view["server"]["cumulative_guaranteed"])
+        assert row["server, realised"] == shown(by_view["server"]["cumulative_realised"])
+        for view in ("released", "client", "colluders(3)", "unmasked"):
+            assert row[view] == shown(by_view[view]["cumulative_guaranteed"])
+
+
+def test_every_release_is_told_in_full() -> None:
+    given = data()
+    rows = tables(render_report(given))["Every release, in order"]
+    assert len(rows) == len(given["releases"])
+    for row, release in zip(rows, given["releases"], strict=True):
+        assert row["purpose"] == release["purpose"]
+        assert row["status"] == release["status"] == "settled"
+        assert (row["planned"], row["guaranteed"], row["survived"]) == ("20", "16", "19")
+        assert row["dimension"] == str(release["dimension"])
+        assert float(row["noise multiplier"]) == pytest.approx(release["noise_multiplier"], rel=1e-3)
+        assert float(row["mu²"]) == pytest.approx(release["charge"]["mu2"], rel=1e-3)
+        cumulative = next(one for one in release["epsilons"] if one["view"] == "server")["cumulative_guaranteed"]
+        assert row["epsilon so far"] == shown(cumulative)
+        assert row["bytes up"] == "121 KiB"
+    routes = tables(render_report(given))["Epsilon by two routes"]
+    assert routes[0]["view"] == "readers of the releases"
+
+
 def with_ledger(**changes: Any) -> dict[str, Any]:
     return data(rounds=3, **changes)
 
@@ -257,7 +314,7 @@ def corrupted() -> dict[str, Any]:
         (weakened, "danger", "Within the budget, but not as planned", "opened with too little noise"),
         (really_overspent, "danger", "The budget is overspent", "Does not verify"),
         (overspent, "danger", "The budget is overspent", "Epsilon 4.25 of 4 is spent"),
-        (corrupted, "danger", "This ledger does not verify: do not rely on its numbers", "entry 4 was edited"),
+        (corrupted, "danger", "This ledger does not verify: do not rely on its numbers", "Entry 4 was edited."),
     ],
 )
 def test_what_must_not_be_overlooked_is_not(make_data: Any, kind: str, headline: str, words: str) -> None:
