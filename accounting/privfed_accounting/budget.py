@@ -20,6 +20,9 @@ SLACK_RESERVE: Final = 1e-5
 SLACK_RESERVE_SHARE: Final = 1e-4
 DELTA_RESERVE_SHARE: Final = 1e-4
 
+# Smaller deltas are on the edge of what floats hold with all their digits.
+_LEAST_DELTA: Final = 1e-300
+
 # Callers divide the allowed mu^2 into shares; their rounding must not cost them the last round.
 _ROUNDING_HAIR: Final = 2.0**-30
 
@@ -50,7 +53,7 @@ class Budget:
 
     Attributes:
         epsilon: > 0.
-        delta: 0 < delta < 1.
+        delta: 1e-300 < delta < 1.
         unit: "record" (one row at one client) or "client" (one client's whole contribution).
         view: the adversary the budget guards against; the noise is sized and rounds are refused in this view.
         slack_reserve: part of epsilon kept for the grid's error terms; None takes 1e-5 + 1e-4 epsilon, at most a tenth
@@ -78,7 +81,7 @@ class Budget:
     ) -> None:
         set_field = object.__setattr__
         set_field(self, "epsilon", _number(epsilon, "epsilon", least=0.0, below=math.inf))
-        set_field(self, "delta", _number(delta, "delta", least=0.0, below=1.0))
+        set_field(self, "delta", _number(delta, "delta", least=_LEAST_DELTA, below=1.0))
         if unit not in ("record", "client"):
             raise ParameterError(f"unit is {unit!r}, expected 'record' or 'client'")
         set_field(self, "unit", unit)
@@ -108,12 +111,12 @@ def default_slack_reserve(epsilon: float) -> float:
 
 def allowance(epsilon: float, delta: float, *, slack_reserve: float | None = None) -> Allowance:
     """Turn (epsilon, delta) into caps such that any total under all three is (epsilon, delta)-DP."""
+    epsilon = _number(epsilon, "epsilon", least=0.0, below=math.inf)
+    delta = _number(delta, "delta", least=_LEAST_DELTA, below=1.0)
     slack = default_slack_reserve(epsilon) if slack_reserve is None else slack_reserve
     if not 0.0 <= slack < epsilon:
         raise ParameterError(f"slack_reserve is {slack!r}, expected 0 <= reserve < epsilon = {epsilon!r}")
     gaussian = delta * (1.0 - DELTA_RESERVE_SHARE) * math.exp(-slack) * (1.0 - 1e-12)
-    if not gaussian > 0.0:
-        raise ParameterError(f"delta {delta!r} is too small to account for in floating point; take at least 1e-300")
     cap = gaussian_mu((epsilon - slack) * (1.0 - 1e-15), gaussian) ** 2 * (1.0 - 1e-14)
     return Allowance(
         mu2=cap * (1.0 - _ROUNDING_HAIR),
@@ -148,8 +151,6 @@ def calibrate_mu2(epsilon: float, delta: float, *, slack_reserve: float | None =
     >>> round(calibrate_mu2(4.0, 1e-6) ** 0.5, 3)
     0.832
     """
-    epsilon = _number(epsilon, "epsilon", least=0.0, below=math.inf)
-    delta = _number(delta, "delta", least=0.0, below=1.0)
     return allowance(epsilon, delta, slack_reserve=slack_reserve).mu2
 
 

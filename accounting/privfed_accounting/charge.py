@@ -114,13 +114,15 @@ class Total:
         return all(math.isfinite(high) for high, _ in self.parts)
 
     def delta(self, epsilon: float) -> float:
-        """Delta at epsilon, all error terms counted, rounded up and at most 1."""
+        """Delta at epsilon, all error terms counted, rounded up and at most 1; at infinity 0 for private rounds."""
         if not epsilon >= 0.0:
             raise ParameterError(f"epsilon is {epsilon!r}, expected a number >= 0")
         if self.parts == ((0.0, 0.0),) * 4:
             return 0.0
         if not self.private or epsilon < self.epsilon_slack:
             return 1.0
+        if epsilon == math.inf:
+            return 0.0
         gaussian = math.exp(min(0.0, log_gaussian_delta(epsilon - self.epsilon_slack, self.mu) + self.epsilon_slack))
         return min(1.0, (max(gaussian, 5e-324 if self.mu2 > 0 else 0.0) + self._leak(epsilon)) * (1.0 + 8 * _ULP))
 
@@ -145,7 +147,7 @@ class Total:
             room = delta - self._leak(epsilon * (1.0 + 1e-13) + 1e-300)
             if not room > 0.0:
                 return math.inf
-            room *= math.exp(-min(self.epsilon_slack, _LARGEST_EXPONENT)) * (1.0 - 1e-13)
+            room *= math.exp(-self.epsilon_slack) * (1.0 - 1e-13)
             if not room > 0.0:
                 return math.inf
             climbed = (self.epsilon_slack + gaussian_epsilon(room, self.mu)) * (1.0 + 4 * _ULP)

@@ -83,20 +83,20 @@ class Database:
             connection: sqlite3.Connection = sqlite3.connect(":memory:", **options)
         else:
             connection = sqlite3.connect(self._uri(self.path), uri=True, **options)
-        if not self.read_only:
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA query_only = ON" if self.read_only else "PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA trusted_schema = OFF")
         return connection
 
     def _uri(self, path: Path) -> str:
         quoted = f"file:{urllib.parse.quote(str(path.absolute()))}"
         if not self.read_only:
             return f"{quoted}?mode=rwc"
-        # Even a reader of a write-ahead log needs files beside it. In a directory that takes none, and without a log to
-        # read, the file is all there is and cannot change under us.
         log = path.with_name(f"{path.name}-wal")
-        alone = not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
-        return f"{quoted}?immutable=1" if alone else f"{quoted}?mode=ro"
+        if log.exists() and log.stat().st_size:
+            return f"{quoted}?mode=ro"  # a log to read; folding it into the file is for a writer
+        # Without a log, even a reader makes one beside the file. It also takes it away again if it may write (and is
+        # told not to, below). In a directory that takes no files the ledger is all there is and cannot change under us.
+        return f"{quoted}?mode=rw" if os.access(path.parent, os.W_OK) else f"{quoted}?immutable=1"
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sa.Connection]:

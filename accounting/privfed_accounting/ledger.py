@@ -11,6 +11,7 @@ import datetime
 import math
 import secrets
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -71,6 +72,8 @@ class Ledger:
         self._step = on_step
         self._reserved_here: set[int] = set()
         self._closed = False
+        # A ledger that is dropped, or still open at exit, leaves one whole file behind.
+        self._finalizer = weakref.finalize(self, database.close)
 
     @classmethod
     def open(
@@ -275,7 +278,7 @@ class Ledger:
     def close(self) -> None:
         """Close the file; reading what was read so far still works, writing does not."""
         self._closed = True
-        self._database.close()
+        self._finalizer()
 
     def __enter__(self) -> Self:
         return self

@@ -154,6 +154,9 @@ class Book:
     def _apply_settle(self, entry: Entry) -> None:
         body = entry.body
         record = self._reserved(entry)
+        for name in ("participants", "survivors", "bytes_up"):
+            if type(body[name]) is not int or body[name] < 0:
+                raise ValueError(f"{name} is {body[name]!r}")
         settled = dataclasses.replace(
             record,
             status="settled",

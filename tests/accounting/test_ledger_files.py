@@ -1,0 +1,464 @@
+"""Every way in which a file can refuse or lie: a clear error with its remedy, and nothing charged or lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from privfed_accounting import (
+    Budget,
+    CorruptLedger,
+    Ledger,
+    LedgerBusy,
+    LedgerError,
+    LedgerFull,
+    LedgerUnreadable,
+    LedgerVersionError,
+    NotALedger,
+    report_data,
+    verify,
+)
+from privfed_accounting import database as database_module
+from privfed_accounting.canonical import digest
+from privfed_accounting.chain import Entry
+from tests.accounting.plans import BUDGET, Clock, plan
+from tests.accounting.test_ledger_crash import Run, run
+
+__all__ = ["run"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A ledger of ten entries: opened, four rounds settled, a note."""
+    file = tmp_path / "ledger.db"
+    with Ledger.open(file, budget=BUDGET, clock=Clock()) as ledger:
+        for _ in range(4):
+            entry = ledger.reserve(plan(mu2=0.01))
+            ledger.settle(entry, participants=50, survivors=40, bytes_up=1)
+        ledger.note("done")
+    return file
+
+
+def edit(path: Path, *statements: str | tuple[str, tuple[object, ...]]) -> None:
+    """Change a ledger as somebody with the file in hands would; a statement may come with its values."""
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TRIGGER IF EXISTS entries_no_update")
+    connection.execute("DROP TRIGGER IF EXISTS entries_no_delete")
+    for statement in statements:
+        connection.execute(*((statement,) if isinstance(statement, str) else statement))
+    for trigger in database_module._TRIGGERS.values():
+        connection.execute(trigger)
+    connection.commit()
+    connection.close()
+
+
+# --- somebody changed it ------------------------------------------------------------------------------------------
+
+SWAP = (
+    "UPDATE entries SET seq = -1 WHERE seq = 4",
+    "UPDATE entries SET seq = 4 WHERE seq = 6",
+    "UPDATE entries SET seq = 6 WHERE seq = -1",
+)
+
+
+@pytest.mark.parametrize(
+    ("statements", "entry", "message"),
+    [
+        (
+            ["UPDATE entries SET entry = replace(entry, '\"dimension\":100', '\"dimension\":1') WHERE seq = 4"],
+            4,
+            "edited",
+        ),
+        (["UPDATE entries SET entry = x'ff' WHERE seq = 4"], 4, "edited"),
+        (["UPDATE entries SET entry = '' WHERE seq = 5"], 5, "edited"),
+        (["UPDATE entries SET digest = upper(digest) WHERE seq = 5"], 5, "edited"),
+        (["UPDATE entries SET kind = 'note' WHERE seq = 6"], 6, "reordered"),
+        (["DELETE FROM entries WHERE seq = 4"], 4, "missing"),
+        (["DELETE FROM entries WHERE seq = 1"], 1, "missing"),
+        (["DELETE FROM entries"], 1, "missing"),
+        (["DELETE FROM entries WHERE seq IN (4, 5)", "UPDATE entries SET seq = seq - 2 WHERE seq > 5"], 4, "reordered"),
+        (SWAP, 4, "reordered"),
+    ],
+)
+def test_an_edited_removed_or_reordered_entry_is_found_and_named(
+    path: Path, statements: list[str], entry: int, message: str
+) -> None:
+    edit(path, *statements)
+    for budget in (BUDGET, None):
+        with pytest.raises(CorruptLedger, match=f"entry {entry}.*{message}") as error:
+            Ledger.open(path, budget=budget)
+        assert error.value.entry == entry
+    with pytest.raises(CorruptLedger):
+        report_data(path)
+    verdict = verify(path)
+    assert not verdict.ok
+    assert f"entry {entry}" in verdict.problems[0]
+    assert verdict.entries == entry - 1
+
+
+def forge(path: Path, number: int, change: Callable[[Entry], Entry]) -> None:
+    """Rewrite one entry and every digest after it: what a hash chain alone cannot show."""
+    connection = sqlite3.connect(path)
+    rows = connection.execute("SELECT seq, entry FROM entries ORDER BY seq").fetchall()
+    connection.close()
+    previous, statements = "0" * 64, []
+    for seq, text in rows:
+        fields = json.loads(text)
+        entry = Entry(fields["seq"], fields["kind"], fields["time"], previous, fields["body"])
+        entry = change(entry) if seq == number else entry
+        values = (entry.kind, entry.text, entry.digest, seq)
+        statements.append(("UPDATE entries SET kind = ?, entry = ?, digest = ? WHERE seq = ?", values))
+        previous = entry.digest
+    edit(path, *statements)
+
+
+def body(**changes: object) -> Callable[[Entry], Entry]:
+    return lambda entry: Entry(entry.seq, entry.kind, entry.time, entry.previous, {**entry.body, **changes})
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "message"),
+    [
+        (
+            4,
+            body(charge={"mu2": 1e-9, "epsilon_slack": 0.0, "delta_tail": 0.0, "sampler_distance": 0.0}),
+            "entry 4 charges",
+        ),
+        (4, body(charge=None), "entry 4 charges"),
+        (4, body(plan={"run": "x"}), "entry 4 .* makes no sense"),
+        (5, body(entry=2), "entry 5 .* no open reservation"),
+        (5, body(entry=77), "entry 5 .* no open reservation"),
+        (5, body(survivors="many"), "entry 5 .* makes no sense"),
+        (4, lambda e: Entry(e.seq, "open", e.time, e.previous, e.body), "entry 4 .* 'open' comes first"),
+        (1, lambda e: Entry(e.seq, "note", e.time, e.previous, e.body), "entry 1 .* 'open' comes first"),
+        (1, body(format="other"), "entry 1 is of format 'other'"),
+        (1, body(budget={"epsilon": 4.0}), "entry 1 .* makes no sense"),
+        (4, lambda e: Entry(e.seq, "gift", e.time, e.previous, e.body), "entry 4 has kind 'gift'"),
+        (4, lambda e: Entry(e.seq, e.kind, "yesterday", e.previous, e.body), "entry 4 has time 'yesterday'"),
+        (4, lambda e: Entry(9, e.kind, e.time, e.previous, e.body), "entry 4 is stored as reserve number 4"),
+    ],
+)
+def test_a_chain_written_anew_must_still_make_sense(
+    path: Path, number: int, change: Callable[[Entry], Entry], message: str
+) -> None:
+    forge(path, number, change)
+    with pytest.raises(CorruptLedger, match=message) as error:
+        Ledger.open(path, budget=BUDGET)
+    assert error.value.entry == number
+    assert not verify(path).ok
+
+
+def test_text_that_is_not_an_entry(path: Path) -> None:
+    for text in ("nonsense", "[]", '{"a":1}', '{"a":1,"a":2}', '{"a":NaN}'):
+        edit(path, ("UPDATE entries SET entry = ?, digest = ? WHERE seq = 7", (text, digest(text))))
+        with pytest.raises(CorruptLedger, match="entry 7"):
+            Ledger.open(path, budget=BUDGET)
+
+
+def test_an_entry_must_be_in_canonical_form(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    (text,) = connection.execute("SELECT entry || ' ' FROM entries WHERE seq = 10").fetchone()
+    connection.close()
+    edit(path, ("UPDATE entries SET entry = ?, digest = ? WHERE seq = 10", (text, digest(text))))
+    with pytest.raises(CorruptLedger, match="entry 10 is not in canonical form"):
+        Ledger.open(path, budget=BUDGET)
+
+
+def test_caps_must_be_the_budgets(path: Path) -> None:
+    """A chain written anew with wider caps opens, but does not verify."""
+    with Ledger.open(path, budget=BUDGET) as ledger:
+        caps = vars(BUDGET.allowance())
+        assert ledger.total_mu2() == caps["mu2"]
+    forge(path, 1, body(allowance={**caps, "mu2_cap": 2 * caps["mu2_cap"]}))
+    assert any("entry 1 caps mu2_cap" in problem for problem in verify(path).problems)
+
+
+def test_the_table_itself_refuses_changes(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    for statement in ("UPDATE entries SET kind = 'note'", "DELETE FROM entries WHERE seq = 3"):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            connection.execute(statement)
+    connection.execute("DROP TRIGGER entries_no_delete")
+    connection.commit()
+    connection.close()
+    verdict = verify(path)
+    assert verdict.problems == ["the guards entries_no_delete against changing entries were removed from the file"]
+
+
+def test_the_end_cut_off_needs_a_head_from_elsewhere(path: Path) -> None:
+    """What a chain cannot show, and what shows it."""
+    head = verify(path).head
+    assert verify(path, expected_head=head).ok
+    edit(path, "DELETE FROM entries WHERE seq > 7")
+    assert verify(path).ok
+    assert any("missing at the end" in limit for limit in verify(path).cannot_show)
+    verdict = verify(path, expected_head=head)
+    assert not verdict.ok
+    assert head in verdict.problems[0]
+
+
+def test_a_file_rolled_back_under_an_open_ledger_is_noticed(path: Path) -> None:
+    with Ledger.open(path, budget=BUDGET) as ledger:
+        edit(path, "DELETE FROM entries WHERE seq > 7")
+        with pytest.raises(CorruptLedger, match="entry 10 changed or vanished"):
+            ledger.reserve(plan())
+
+
+# --- the file is damaged ------------------------------------------------------------------------------------------
+
+
+def test_a_truncated_file(path: Path) -> None:
+    size = path.stat().st_size
+    for length in (size - 4096, size // 2, 4096, 100, 60):
+        damaged = path.with_name(f"cut-{length}.db")
+        damaged.write_bytes(path.read_bytes()[:length])
+        with pytest.raises((CorruptLedger, NotALedger)):
+            Ledger.open(damaged, budget=BUDGET)
+        try:
+            verdict = verify(damaged)
+        except NotALedger:
+            continue
+        assert not verdict.ok
+
+
+def test_damaged_bytes_anywhere_never_pass_unnoticed(path: Path) -> None:
+    """One page after another overwritten: no ledger opens with different content, and none crashes."""
+    intact = path.read_bytes()
+    with Ledger.open(path, budget=BUDGET) as ledger:
+        head, spent = ledger.head, ledger.spent()
+    found = set()
+    for offset in range(0, len(intact), 512):
+        damaged = path.with_name("damaged.db")
+        damaged.write_bytes(
+            intact[:offset] + bytes(byte ^ 0x5A for byte in intact[offset : offset + 64]) + intact[offset + 64 :]
+        )
+        try:
+            with Ledger.open(damaged, budget=BUDGET) as ledger:
+                assert (ledger.head, ledger.spent()) == (head, spent), "free space or an index"
+        except LedgerError as error:
+            found.add(type(error))
+        for leftover in path.parent.glob("damaged.db*"):
+            leftover.unlink()
+    assert CorruptLedger in found
+
+
+def test_not_a_database(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("these are notes, " * 1000)
+    for open_it in (
+        lambda: Ledger.open(text, budget=BUDGET),
+        lambda: Ledger.open(text, budget=None),
+        lambda: verify(text),
+    ):
+        with pytest.raises(NotALedger, match="not a database"):
+            open_it()
+    assert text.read_text().startswith("these are notes, ")
+
+
+def test_another_programs_database(tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    connection = sqlite3.connect(other)
+    connection.execute("CREATE TABLE entries (x)")
+    connection.commit()
+    connection.close()
+    before = other.read_bytes()
+    for open_it in (lambda: Ledger.open(other, budget=BUDGET), lambda: verify(other)):
+        with pytest.raises(NotALedger, match="its own path"):
+            open_it()
+    assert other.read_bytes() == before
+
+
+def test_a_newer_schema_is_refused(path: Path) -> None:
+    edit(path, "PRAGMA user_version = 2")
+    with pytest.raises(LedgerVersionError, match="version 2"):
+        Ledger.open(path, budget=BUDGET)
+
+
+def test_an_empty_file_becomes_a_ledger_but_verifies_as_none(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    with pytest.raises(NotALedger, match="empty"):
+        verify(empty)
+    Ledger.open(empty, budget=BUDGET).close()
+    assert verify(empty).ok
+
+
+# --- the file cannot be used --------------------------------------------------------------------------------------
+
+
+def test_nowhere_to_put_it(tmp_path: Path) -> None:
+    with pytest.raises(LedgerUnreadable, match="create it first"):
+        Ledger.open(tmp_path / "no" / "ledger.db", budget=BUDGET)
+    with pytest.raises(LedgerUnreadable):
+        Ledger.open(tmp_path, budget=BUDGET)
+    for missing in (lambda: verify(tmp_path / "none.db"), lambda: report_data(tmp_path / "none.db")):
+        with pytest.raises(LedgerUnreadable, match=r"none\.db"):
+            missing()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_strange_names(tmp_path: Path) -> None:
+    for name in ("a b.db", "50%.db", "what?.db", "#1.db", "ümlaut.db", "file:x?mode=memory"):
+        Ledger.open(tmp_path / name, budget=BUDGET).close()
+        assert verify(tmp_path / name).ok
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_locked_by_another(path: Path) -> None:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with Ledger.open(path, budget=None) as reader:
+        assert len(reader.rounds()) == 4, "a reader does not wait"
+    with pytest.raises(LedgerBusy, match="nothing was charged: wait"):
+        Ledger.open(path, budget=BUDGET, timeout=0.0)
+    other.execute("ROLLBACK")
+    with Ledger.open(path, budget=BUDGET, timeout=0.0) as ledger:
+        other.execute("BEGIN IMMEDIATE")
+        head = ledger.head
+        with pytest.raises(LedgerBusy):
+            ledger.reserve(plan())
+        other.execute("ROLLBACK")
+        assert ledger.head == head
+        ledger.reserve(plan())
+    other.close()
+
+
+def test_moved_or_replaced_while_in_use(path: Path) -> None:
+    with Ledger.open(path, budget=BUDGET) as ledger:
+        path.rename(path.with_name("elsewhere.db"))
+        with pytest.raises(LedgerUnreadable, match="moved or deleted"):
+            ledger.reserve(plan())
+        shutil.copy(path.with_name("elsewhere.db"), path)
+        with pytest.raises(LedgerUnreadable, match="replaced"):
+            ledger.reserve(plan())
+        path.unlink()
+        path.with_name("elsewhere.db").rename(path)
+        ledger.reserve(plan())
+
+
+def reserve_until_refused(ledger: Ledger) -> None:
+    while True:
+        ledger.reserve(plan(mu2=1e-6))
+
+
+def test_disk_full(path: Path) -> None:
+    """A database that may not grow: refused, unchanged, and usable again once there is room."""
+    with Ledger.open(path, budget=BUDGET) as ledger:
+        with ledger._database._driver() as connection:
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(LedgerFull, match="nothing was charged: free some space"):
+            reserve_until_refused(ledger)
+        accepted = len(ledger.rounds()) - 4
+        spent = ledger.spent()
+        with ledger._database._driver() as connection:
+            connection.execute("PRAGMA max_page_count = 100000")
+        ledger.refresh()
+        assert ledger.spent() == spent
+        assert len(ledger.rounds()) == 4 + accepted
+        ledger.reserve(plan(mu2=1e-6))
+    assert verify(path).ok
+
+
+@pytest.fixture
+def tiny_disk() -> Iterator[Path]:
+    """A file system of 200 KiB, where we may mount one."""
+    folder = Path(tempfile.mkdtemp())
+    mounted = os.geteuid() == 0 and (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)], check=False, capture_output=True
+        ).returncode
+        == 0
+    )
+    if not mounted:
+        folder.rmdir()
+        pytest.skip("may not mount a file system here; test_disk_full covers it")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+    folder.rmdir()
+
+
+def test_a_disk_that_really_is_full(tiny_disk: Path) -> None:
+    path, filler = tiny_disk / "ledger.db", tiny_disk / "filler"
+    with Ledger.open(path, budget=BUDGET) as ledger:
+        with pytest.raises(LedgerFull):
+            reserve_until_refused(ledger)
+        accepted = len(ledger.rounds())
+        assert accepted > 10
+    with Ledger.open(path, budget=None) as ledger:
+        assert len(ledger.rounds()) == accepted
+    for leftover in tiny_disk.iterdir():
+        leftover.unlink()
+    filler.write_bytes(bytes(190 * 1024))
+    with pytest.raises(LedgerFull):
+        Ledger.open(path, budget=BUDGET)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may enter, with a ledger of one round."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    with Ledger.open(folder / "ledger.db", budget=BUDGET) as ledger:
+        ledger.reserve(plan())
+    (folder / "ledger.db").chmod(0o644)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_a_read_only_file_or_folder_is_read_and_not_written(run: Run, open_folder: Path) -> None:
+    path = open_folder / "ledger.db"
+    if os.geteuid() != 0:
+        path.chmod(0o444)
+        open_folder.chmod(0o555)
+    answer = run(do="nobody", path=str(path))
+    assert answer["status"] == 0
+    assert answer["read"] == "1 rounds"
+    assert answer["write"].startswith("LedgerReadOnly: ")
+    assert "nothing was charged: make the file and its directory writable" in answer["write"]
+
+
+def test_a_read_only_file_in_a_writable_folder(run: Run, open_folder: Path) -> None:
+    path = open_folder / "ledger.db"
+    open_folder.chmod(0o777)
+    path.chmod(0o444)
+    answer = run(do="nobody", path=str(path))
+    assert answer["read"] == "1 rounds"
+    assert answer["write"].startswith("LedgerReadOnly: ")
+
+
+def test_an_unreadable_file(run: Run, open_folder: Path) -> None:
+    path = open_folder / "ledger.db"
+    path.chmod(stat.S_IWUSR)
+    answer = run(do="nobody", path=str(path))
+    assert answer["write"].startswith("LedgerUnreadable: ")
+    assert answer["read"].startswith("LedgerUnreadable: ")
+
+
+def test_a_new_ledger_in_a_read_only_folder(run: Run, open_folder: Path) -> None:
+    if os.geteuid() != 0:
+        open_folder.chmod(0o555)
+    answer = run(do="nobody", path=str(open_folder / "new.db"))
+    assert answer["write"].startswith("LedgerUnreadable: ")
+    assert not (open_folder / "new.db").exists()
+
+
+def test_the_log_beside_the_file_counts(tmp_path: Path) -> None:
+    """Nobody closed the ledger: what is still in its log is read, and charged."""
+    with Ledger.open(tmp_path / "l.db", budget=BUDGET) as ledger:
+        ledger.reserve(plan())
+        assert (tmp_path / "l.db-wal").stat().st_size > 0
+        for name in ("l.db", "l.db-wal"):
+            shutil.copy(tmp_path / name, tmp_path / name.replace("l.db", "copy.db"))
+    with Ledger.open(tmp_path / "copy.db", budget=Budget(4.0, 1e-6)) as copy:
+        assert len(copy.rounds()) == 1
