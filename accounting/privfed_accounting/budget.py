@@ -149,7 +149,7 @@ def calibrate_mu2(epsilon: float, delta: float, *, slack_reserve: float | None =
         10 000 rounds of dimension 10^6 at a noise of 2^24 grid steps use a third of the reserve.
 
     >>> round(calibrate_mu2(4.0, 1e-6) ** 0.5, 3)
-    0.832
+    0.838
     """
     return allowance(epsilon, delta, slack_reserve=slack_reserve).mu2
 
