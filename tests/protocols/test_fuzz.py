@@ -7,6 +7,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -20,27 +21,73 @@ INTERESTING = bytes(
 )
 
 
-def mutations(message: bytes, rng: np.random.Generator, count: int) -> Iterator[bytes]:
+def flipped(message: bytes, rng: np.random.Generator) -> bytes:
     """Flips, interesting bytes, cuts, insertions, repetitions; mostly near the head, where the structure is."""
+    raw = bytearray(message)
+    for _ in range(int(rng.integers(1, 4))):
+        head = max(1, min(len(raw), 48 if rng.random() < 0.6 else len(raw)))
+        place = int(rng.integers(0, head))
+        kind = int(rng.integers(0, 6))
+        if kind == 0 and raw:
+            raw[place % len(raw)] ^= 1 << int(rng.integers(0, 8))
+        elif kind == 1 and raw:
+            raw[place % len(raw)] = INTERESTING[int(rng.integers(0, len(INTERESTING)))]
+        elif kind == 2:
+            del raw[place:]
+        elif kind == 3:
+            raw[place:place] = rng.bytes(int(rng.integers(1, 9)))
+        elif kind == 4:
+            raw[place:place] = raw[place : place + int(rng.integers(1, 40))]
+        else:
+            del raw[place : place + int(rng.integers(1, 9))]
+    return bytes(raw)
+
+
+def altered(value: object, rng: np.random.Generator) -> object:
+    """Another value of the same kind, mostly: gets past the parser, to the checks behind it."""
+    match value:
+        case bool() | None:
+            return 1
+        case int():
+            return [0, 1, min(value + 1, 2**64 - 1), max(value - 1, 0), 2**31 - 1, 2**32, -1, 2**64 - 1][
+                int(rng.integers(8))
+            ]
+        case float():
+            return [0.0, 0.5, 0.999, 1.0, -1.0, float("nan"), float("inf")][int(rng.integers(0, 7))]
+        case str():
+            return value[:-1] if rng.random() < 0.5 else value + "\u00e9"
+        case bytes() if value and rng.random() < 0.6:
+            raw = bytearray(value)
+            raw[int(rng.integers(0, len(raw)))] ^= 1 << int(rng.integers(0, 8))
+            return bytes(raw)
+        case bytes():
+            return flipped(value, rng)
+        case list() if value:
+            place = int(rng.integers(0, len(value)))
+            other = int(rng.integers(0, len(value)))
+            kind = int(rng.integers(0, 8))
+            if kind == 0:
+                return value[:place] + value[place + 1 :]
+            if kind == 1:
+                return [*value[:place], value[other], *value[place:]]
+            if kind == 2:
+                return [*value[:place], value[other], *value[place + 1 :]]
+            return [*value[:place], altered(value[place], rng), *value[place + 1 :]]
+        case _:
+            return b""
+
+
+def mutations(message: bytes, rng: np.random.Generator, count: int) -> Iterator[bytes]:
+    """Half of them in the bytes, half in the fields."""
+    fields = msgspec.msgpack.decode(message)
     for _ in range(count):
-        raw = bytearray(message)
-        for _ in range(int(rng.integers(1, 4))):
-            head = max(1, min(len(raw), 48 if rng.random() < 0.6 else len(raw)))
-            place = int(rng.integers(0, head))
-            kind = int(rng.integers(0, 6))
-            if kind == 0 and raw:
-                raw[place % len(raw)] ^= 1 << int(rng.integers(0, 8))
-            elif kind == 1 and raw:
-                raw[place % len(raw)] = INTERESTING[int(rng.integers(0, len(INTERESTING)))]
-            elif kind == 2:
-                del raw[place:]
-            elif kind == 3:
-                raw[place:place] = rng.bytes(int(rng.integers(1, 9)))
-            elif kind == 4:
-                raw[place:place] = raw[place : place + int(rng.integers(1, 40))]
-            else:
-                del raw[place : place + int(rng.integers(1, 9))]
-        yield bytes(raw)
+        if rng.random() < 0.5:
+            yield flipped(message, rng)
+            continue
+        changed = fields
+        for _ in range(int(rng.integers(1, 3))):
+            changed = altered(changed, rng)
+        yield msgspec.msgpack.encode(changed)
 
 
 class Stage:
