@@ -18,6 +18,7 @@ from privfed_protocols import (
     LocalProtocolError,
     PeerProtocolError,
     RoundFailed,
+    SecondSurvivors,
     saved,
     server_round,
 )
@@ -266,6 +267,13 @@ class TestSaving:
             again.receive(start)
         with pytest.raises(PeerProtocolError):
             Client.restore(again.save()).receive(start)
+
+    def test_a_restored_client_knows_what_it_answered(self) -> None:
+        net = Network.make(4).set_up()
+        mail = net.inputs(net.vectors())
+        net.tell(A, mail[A])
+        with pytest.raises(SecondSurvivors):
+            Client.restore(net.saved[A]).receive(mail[A])
 
     def test_damage_is_found(self) -> None:
         data = Network.make(3).set_up().clients[A].save()
