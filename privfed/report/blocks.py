@@ -5,6 +5,7 @@ The template lays blocks out and escapes every string, so that a hostile run nam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -73,10 +74,12 @@ class Column:
     Attributes:
         title: of the column.
         kind: "text"; "number": four significant digits; "epsilon": four, rounded up; "code": a digest.
+        decimals: of a number, the same in every row, where numbers of one size are to be compared.
     """
 
     title: str
     kind: Kind = "text"
+    decimals: int | None = None
 
     @property
     def numeric(self) -> bool:
@@ -91,6 +94,8 @@ class Column:
             return "yes" if cell else "no"
         if isinstance(cell, str):
             return cell
+        if self.decimals is not None and math.isfinite(cell):
+            return f"{cell:,.{self.decimals}f}".replace("-", "−")
         return format_epsilon(float(cell)) if self.kind == "epsilon" else format_number(float(cell))
 
 

@@ -167,7 +167,7 @@ class LineChart:
         for index, series in enumerate(self.series):
             _draw_series(root, plot, series, index)
         for rule in self.rules:
-            _draw_rule_label(root, plot, rule, size)
+            _draw_rule_label(root, plot, rule, self.series, size)
         return root
 
 
@@ -240,11 +240,25 @@ def _draw_rule(root: ET.Element, plot: _Plot, rule: Rule) -> None:
         child(root, "path", d=f"M{plot.left:.1f} {plot.down(rule.value):.1f}H{plot.right:.1f}", class_="rule")
 
 
-def _draw_rule_label(root: ET.Element, plot: _Plot, rule: Rule, size: float) -> None:
-    if plot.y.shows(rule.value):
-        text = shorten(rule.label, plot.right - plot.left - size, size)
-        y = plot.down(rule.value) - size * 0.5
+def _draw_rule_label(root: ET.Element, plot: _Plot, rule: Rule, series: Sequence[Series], size: float) -> None:
+    if not plot.y.shows(rule.value):
+        return
+    text = shorten(rule.label, plot.right - plot.left - size, size)
+    y = plot.down(rule.value) - size * 0.5
+    reach = text_width(text, size) + size
+    near = [
+        [abs(down - y) for across, down in _points(series, plot) if begin <= across <= end]
+        for begin, end in ((plot.left, plot.left + reach), (plot.right - reach, plot.right))
+    ]
+    left, right = (min(distances, default=math.inf) for distances in near)
+    if right > left:  # where fewer lines are in the way
+        child(root, "text", text, x=plot.right - size * 0.5, y=y, text_anchor="end", class_="rule-label")
+    else:
         child(root, "text", text, x=plot.left + size * 0.5, y=y, class_="rule-label")
+
+
+def _points(series: Sequence[Series], plot: _Plot) -> list[tuple[float, float]]:
+    return [point for one in series for piece in _pieces(one, plot) for point in piece]
 
 
 def _draw_series(root: ET.Element, plot: _Plot, series: Series, index: int) -> None:

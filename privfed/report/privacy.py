@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from privfed.report.blocks import Cell, Column, Command, Facts, Notice, Points, Section, Table
-from privfed.report.charts import LineChart, Rule, Series
 from privfed.report.data import Release, ReportData, View, parse
-from privfed.report.scales import Axis, format_epsilon, format_number
+from privfed.report.epsilons import per_round
+from privfed.report.scales import format_epsilon, format_number
 from privfed.report.verdict import Verdict, judge, notices
+from privfed.report.views import described, view_name
 
-__all__ = ["PrivacyReport", "privacy_report", "view_name"]
-
-LOGARITHMIC_FROM = 4.0  # where an epsilon passes the budget that many times, a linear axis would flatten the others
-NAMES = {
-    "released": "readers of the releases",
-    "server": "the server",
-    "client": "a fellow client",
-    "unmasked": "one vector without its mask",
-}
+__all__ = ["PrivacyReport", "privacy_report"]
 
 
 @dataclass(frozen=True)
@@ -51,28 +43,9 @@ def privacy_report(data: Mapping[str, Any]) -> PrivacyReport:
         subtitle=_subtitle(report),
         verdict=judge(report),
         notices=notices(report),
-        sections=(_setting(report), _views(report), _per_round(report)),
+        sections=(_setting(report), _views(report), per_round(report)),
         fine_print=tuple(fine_print),
     )
-
-
-def view_name(view: str) -> str:
-    """Return who a view stands for, in words.
-
-    Examples:
-        >>> view_name("colluders(3)"), view_name("client")
-        ('the server with 3 clients', 'a fellow client')
-    """
-    if colluders := re.fullmatch(r"colluders\((\d+)\)", view):
-        return f"the server with {colluders[1]} client{'' if colluders[1] == '1' else 's'}"
-    return NAMES.get(view, view)
-
-
-def described(view: View) -> str:
-    """Return who a view is, the number of colluders filled in."""
-    if colluders := re.fullmatch(r"colluders\((\d+)\)", view.view):
-        return view.description.replace(" t clients", f" {colluders[1]} client{'' if colluders[1] == '1' else 's'}")
-    return view.description
 
 
 def _subtitle(report: ReportData) -> str:
@@ -179,137 +152,53 @@ def _at_deltas(views: list[View]) -> Table:
     )
 
 
-def _per_round(report: ReportData) -> Section:
-    if report.setting.budget is None or not report.releases:
-        reason = "Nothing was released." if not report.releases else "Without a budget every epsilon is infinite."
-        return Section("Epsilon per round and view", (reason,))
-    guarded = report.guarded.view
-    others = [view.view for view in report.views if view.view != guarded]
-    table = Table(
-        "Guaranteed epsilon after each round, by view",
-        (
-            Column("round", "number"),
-            "purpose",
-            Column(f"{guarded} (guarded)", "epsilon"),
-            *(Column(view, "epsilon") for view in others),
-            Column(f"{guarded}, realised", "epsilon"),
-        ),
-        [
-            [
-                release.round,
-                release.purpose or release.query,
-                *(release.epsilon(view).cumulative_guaranteed.value for view in (guarded, *others)),
-                release.epsilon(guarded).cumulative_realised.value,
-            ]
-            for release in report.releases
-        ],
-    )
-    return Section("Epsilon per round and view", (_view_chart(report), _realised_chart(report), table))
-
-
-def _view_chart(report: ReportData) -> LineChart:
-    budget = report.setting.budget
-    limit = math.inf if budget is None else budget.epsilon
-    groups: dict[tuple[float, ...], list[str]] = {}
-    for view in sorted(report.views, key=lambda view: not view.guarded):
-        line = tuple(release.epsilon(view.view).cumulative_guaranteed.value for release in report.releases)
-        groups.setdefault(line, []).append(view.view)
-    largest = max((line[-1] for line in groups if math.isfinite(line[-1])), default=limit)
-    wide = largest > LOGARITHMIC_FROM * limit
-    series = tuple(
-        Series(_names(views), _rounds(report.releases), line, step=True, note=format_epsilon(line[-1]))
-        for line, views in groups.items()
-    )
-    return LineChart(
-        "Guaranteed epsilon after each round",
-        Axis("round", integer=True),
-        _epsilon_axis(report, logarithmic=wide),
-        series,
-        _budget_rule(report),
-        "One step per release. The budget limits the guarded view; where another line passes it, that adversary knows"
-        " more than the budget assumes." + (" The axis is logarithmic." if wide else ""),
-    )
-
-
-def _realised_chart(report: ReportData) -> LineChart:
-    guarded = report.guarded.view
-    epsilons = [release.epsilon(guarded) for release in report.releases]
-    lines = {
-        "guaranteed": [one.cumulative_guaranteed.value for one in epsilons],
-        "realised": [one.cumulative_realised.value for one in epsilons],
-    }
-    return LineChart(
-        f"Guaranteed and realised epsilon, view “{guarded}”",
-        Axis("round", integer=True),
-        _epsilon_axis(report, logarithmic=False),
-        tuple(
-            Series(name, _rounds(report.releases), line, step=True, note=format_epsilon(line[-1]))
-            for name, line in lines.items()
-        ),
-        _budget_rule(report),
-        "Guaranteed is charged before a round, for the fewest survivors its plan allows. Every client that survives"
-        " beyond those adds noise: realised counts it.",
-    )
-
-
-def _names(views: list[str]) -> str:
-    return ", ".join(view_name(view) for view in views)
-
-
-def _rounds(releases: list[Release]) -> list[int]:
-    return [release.round for release in releases]
-
-
-def _epsilon_axis(report: ReportData, *, logarithmic: bool) -> Axis:
-    budget = report.setting.budget
-    delta = "" if budget is None else f" at delta {format_number(budget.delta)}"
-    return Axis(f"epsilon{delta}", logarithmic=logarithmic, include=() if logarithmic else (0.0,))
-
-
-def _budget_rule(report: ReportData) -> tuple[Rule, ...]:
-    budget = report.setting.budget
-    return () if budget is None else (Rule(f"budget {format_epsilon(budget.epsilon)}", budget.epsilon),)
-
-
 def _releases(report: ReportData) -> Section:
+    if not report.releases:
+        return Section("Every release", ("Nothing was released.",))
     guarded = report.guarded.view
-    rows: list[list[Cell]] = [
-        [
-            release.round,
-            release.purpose or release.query,
-            _status(release),
-            release.dimension,
-            release.noise_multiplier if release.private else None,
-            release.planned_shares,
-            release.guaranteed_shares,
-            release.survivors,
-            None if release.charge is None else release.charge.mu2,
-            release.epsilon(guarded).cumulative_guaranteed.value,
-            None if release.bytes_up is None else _bytes(release.bytes_up),
-        ]
-        for release in report.releases
-    ]
-    table = Table(
-        "Every release, in order",
-        (
-            Column("round", "number"),
-            "purpose",
-            "status",
-            Column("dimension", "number"),
-            Column("noise multiplier", "number"),
-            Column("planned", "number"),
-            Column("guaranteed", "number"),
-            Column("survived", "number"),
-            Column("mu²", "number"),
-            Column("epsilon so far", "epsilon"),
-            "bytes up",
-        ),
-        rows,
-        note="Planned, guaranteed, survived: clients whose noise share was expected, needed at least, and there."
-        " Noise multiplier: standard deviation of the sum's noise at the guaranteed survivors over the sensitivity."
-        f" Mu² is what was charged, and epsilon so far what that comes to, in the view “{guarded}”.",
+    columns = {column.title if isinstance(column, Column) else column: column for column in RELEASE_COLUMNS}
+    rows = [_release(release, guarded) for release in report.releases]
+    note = (
+        "Planned, guaranteed, survived: clients whose noise share was expected, needed at least, and there. Noise"
+        " multiplier: standard deviation of the sum's noise at the guaranteed survivors over the sensitivity. Mu² is"
+        f" what was charged, and epsilon so far what that comes to, in the view “{guarded}”."
     )
-    return Section("Every release", (table,) if rows else ("Nothing was released.",))
+    if {row["status"] for row in rows} == {"settled"}:
+        del columns["status"]
+        note += " All releases were settled."
+    cells = [[row[title] for title in columns] for row in rows]
+    return Section("Every release", (Table("Every release, in order", tuple(columns.values()), cells, note=note),))
+
+
+RELEASE_COLUMNS: tuple[str | Column, ...] = (
+    Column("round", "number"),
+    "purpose",
+    "status",
+    Column("dimension", "number"),
+    Column("noise multiplier", "number"),
+    Column("planned", "number"),
+    Column("guaranteed", "number"),
+    Column("survived", "number"),
+    Column("mu²", "number"),
+    Column("epsilon so far", "epsilon"),
+    "bytes up",
+)
+
+
+def _release(release: Release, guarded: str) -> dict[str, Cell]:
+    return {
+        "round": release.round,
+        "purpose": release.purpose or release.query,
+        "status": _status(release),
+        "dimension": release.dimension,
+        "noise multiplier": release.noise_multiplier if release.private else None,
+        "planned": release.planned_shares,
+        "guaranteed": release.guaranteed_shares,
+        "survived": release.survivors,
+        "mu²": None if release.charge is None else release.charge.mu2,
+        "epsilon so far": release.epsilon(guarded).cumulative_guaranteed.value,
+        "bytes up": None if release.bytes_up is None else _bytes(release.bytes_up),
+    }
 
 
 def _status(release: Release) -> str:

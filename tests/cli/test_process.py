@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jsonschema
@@ -161,6 +163,34 @@ def test_a_demo_interrupted_before_it_began_left_nothing(tmp_path: Path) -> None
     result = run("demo", "--out", "here", code=stand_in("os.kill(os.getpid(), signal.SIGINT)"), cwd=tmp_path)
     assert result.returncode == 130
     assert "no ledger was begun, nothing was spent" in result.stderr
+
+
+def test_the_real_demo_can_be_interrupted_and_its_ledger_verifies(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the demo's digits and peers come with the sklearn extra")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "privfed.cli", "demo", "--out", str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": SOURCES, "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    first = process.stderr.readline()  # the demo introduces itself, then rounds begin
+    ledger = tmp_path / "out" / "ledger.db"
+    deadline = time.monotonic() + 60
+    while not ledger.exists() and time.monotonic() < deadline:
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert "20 silos" in first
+    assert process.returncode == 130, err
+    assert out == ""
+    assert err.splitlines()[-2:] == [
+        "privfed: error: interrupted",
+        f"privfed: hint: what was charged stays charged, and is on record: privfed verify {ledger}",
+    ]
+    verdict = run("verify", str(ledger))
+    assert verdict.returncode == 0, verdict.stdout
 
 
 @pytest.mark.parametrize(

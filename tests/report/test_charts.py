@@ -81,6 +81,13 @@ def test_a_rule_lies_at_its_value() -> None:
     assert [label.text for label in elements(svg, "rule-label")] == ["budget 4", "half"]
 
 
+def test_a_rule_is_named_where_no_line_is_in_the_way() -> None:
+    busy_left = chart(Series("a", range(20), [4.2] * 5 + [9.0] * 15), rules=(Rule("budget", 4.0),)).svg()
+    busy_right = chart(Series("a", range(20), [9.0] * 15 + [4.2] * 5), rules=(Rule("budget", 4.0),)).svg()
+    assert elements(busy_left, "rule-label")[0].get("text-anchor") == "end"
+    assert elements(busy_right, "rule-label")[0].get("text-anchor") is None
+
+
 def test_a_gap_parts_the_line() -> None:
     svg = chart(Series("a", [1, 2, 3, 4, 5], [1, 2, math.inf, 3, 4])).svg()
     assert series_line(svg).count("M") == 2
