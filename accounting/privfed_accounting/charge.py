@@ -21,6 +21,7 @@ from privfed_accounting.gaussian import gaussian_epsilon, log_gaussian_delta
 _FIELDS: Final = ("mu2", "epsilon_slack", "delta_tail", "sampler_distance")
 _ULP: Final = 2.0**-52
 _LARGEST_EXPONENT: Final = 700.0
+_HAIR: Final = 1e-13  # of delta: far below the eleven digits promised, far above most leaks
 
 
 @dataclass(frozen=True)
@@ -141,19 +142,19 @@ class Total:
             return 0.0
         if not self.private or self.mu > 1e4:
             return math.inf
-        # The leak grows with epsilon, the Gaussian's delta falls: climb to the first epsilon at which both fit.
-        epsilon = self.epsilon_slack
+        # The leak grows with epsilon, the Gaussian's delta falls: set room aside for the leak, find epsilon, and see
+        # whether the leak fits there; if not, set aside what it takes there. Usually the first hair is enough.
+        slack, mu = self.epsilon_slack, self.mu
+        shrink, aside = math.exp(-slack) * (1.0 - 1e-13), _HAIR * delta
         for _ in range(100):
-            room = delta - self._leak(epsilon * (1.0 + 1e-13) + 1e-300)
+            room = (delta - aside) * shrink
             if not room > 0.0:
                 return math.inf
-            room *= math.exp(-self.epsilon_slack) * (1.0 - 1e-13)
-            if not room > 0.0:
-                return math.inf
-            climbed = (self.epsilon_slack + gaussian_epsilon(room, self.mu)) * (1.0 + 4 * _ULP)
-            if climbed <= epsilon * (1.0 + 1e-13):
-                return max(climbed, epsilon)
-            epsilon = climbed
+            epsilon = (slack + gaussian_epsilon(room, mu)) * (1.0 + 4 * _ULP)
+            taken = self._leak(epsilon)
+            if taken <= aside:
+                return epsilon
+            aside = taken + _HAIR * delta
         return math.inf
 
     def _leak(self, epsilon: float) -> float:

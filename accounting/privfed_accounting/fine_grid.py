@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -91,16 +92,22 @@ def fine_grid_charge(
     _check_positive(tail_exponent, "tail_exponent")
     if shares == 0:
         return Charge.non_private()
+    return _charge(l2_sensitivity, dimension, share_sigma, shares, sampler_distance, tail_exponent)
+
+
+@lru_cache(maxsize=4096)
+def _charge(l2: float, dimension: int, share_sigma: float, shares: int, distance: float, exponent: float) -> Charge:
+    """Cost of checked arguments; ledgers ask for the same few again and again."""
     tau = ddg_tau(share_sigma=share_sigma, shares=shares)
     variance = shares * share_sigma * share_sigma
-    ratio = l2_sensitivity / share_sigma
-    radius2 = noise_radius(dimension=dimension, sigma=math.sqrt(variance), tail_exponent=tail_exponent) ** 2
+    ratio = l2 / share_sigma
+    radius2 = noise_radius(dimension=dimension, sigma=math.sqrt(variance), tail_exponent=exponent) ** 2
     slack = (dimension + radius2) / (24.0 * variance) + dimension * tau
     return Charge(
         mu2=_up(ratio * ratio / shares),
         epsilon_slack=_up(slack),
-        delta_tail=_up(math.exp(-tail_exponent)),
-        sampler_distance=_up(sampler_distance * shares * dimension) if sampler_distance > 0.0 else 0.0,
+        delta_tail=_up(math.exp(-exponent)),
+        sampler_distance=_up(distance * shares * dimension) if distance > 0.0 else 0.0,
     )
 
 

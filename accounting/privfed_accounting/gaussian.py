@@ -1,10 +1,10 @@
 """The Gaussian mechanism, exactly: delta from (epsilon, mu), and the two inverses, always on the safe side.
 
 mu is the sensitivity divided by the noise's standard deviation; rounds compose exactly to the root of the sum of mu^2
-(Dong, Roth and Su 2022, corollary 3.3), also when each round's mu is chosen after seeing earlier answers as long as the
-sum stays under a cap fixed beforehand (Smith and Thakurta 2022, arXiv:2210.17520). All of it is the exact trade-off of
-Balle and Wang 2018, arXiv:1805.06530v2, theorem 8; nothing here is a bound on it. With a = epsilon/mu - mu/2 and
-b = epsilon/mu + mu/2,
+(Dong, Roth and Su 2022, arXiv:1905.02383, section 3), also when each round's mu is chosen after seeing earlier answers
+as long as the sum stays under a cap fixed beforehand (Smith and Thakurta 2022, arXiv:2210.17520). All of it is the
+exact trade-off of Balle and Wang 2018, arXiv:1805.06530v2, theorem 8; nothing here is a bound on it. With
+a = epsilon/mu - mu/2 and b = epsilon/mu + mu/2,
 
     delta = Phi(-a) - exp(epsilon) Phi(-b) = phi(a) (m(a) - m(b)),   m the Mills ratio,
 

@@ -89,6 +89,9 @@ class Book:
         self.rounds: dict[int, RoundRecord] = {}
         self.notes: list[NoteRecord] = []
         self.guarded = Total()
+        self._open: dict[int, None] = {}  # reserved, not yet closed
+        self._settled: list[int] = []  # entries in the order of their settlement: from then on their cost stands
+        self._totals: dict[tuple[View, bool], tuple[int, Total]] = {}
 
     @property
     def view(self) -> View:
@@ -121,7 +124,14 @@ class Book:
         if not realised and view in (None, self.view):
             return self.guarded
         view = self.view if view is None else view
-        return Total.of(record.charge(view, realised=realised) for record in self.charged())
+        # What is settled is added once; what is still open may change and is added anew each time.
+        counted, total = self._totals.get((view, realised), (0, Total()))
+        for entry in self._settled[counted:]:
+            total = total + self.rounds[entry].charge(view, realised=realised)
+        self._totals[view, realised] = len(self._settled), total
+        for entry in self._open:
+            total = total + self.rounds[entry].charge(view, realised=realised)
+        return total
 
     def charged(self) -> list[RoundRecord]:
         """Rounds that count: all but the void ones."""
@@ -149,6 +159,7 @@ class Book:
                 entry=entry.seq,
             )
         self.rounds[entry.seq] = RoundRecord(entry.seq, entry.time, plan, charge)
+        self._open[entry.seq] = None
         self.guarded = self.guarded + charge
 
     def _apply_settle(self, entry: Entry) -> None:
@@ -167,6 +178,8 @@ class Book:
             closed_time=entry.time,
         )
         self.rounds[record.entry] = settled
+        self._settled.append(record.entry)
+        del self._open[record.entry]
         if settled.broke_guarantee:
             self._recount()
 
@@ -175,6 +188,7 @@ class Book:
         self.rounds[record.entry] = dataclasses.replace(
             record, status="void", closed_time=entry.time, reason=str(entry.body["reason"])
         )
+        del self._open[record.entry]
         self._recount()
 
     def _apply_note(self, entry: Entry) -> None:

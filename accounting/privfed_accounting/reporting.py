@@ -10,6 +10,7 @@ import dataclasses
 import math
 import shlex
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -176,6 +177,7 @@ def _spending(book: Book) -> dict[str, Any]:
 
 def _releases(book: Book, views: tuple[View, ...]) -> list[dict[str, Any]]:
     totals = {(view, realised): Total() for view in views for realised in (False, True)}
+    alone = lru_cache(maxsize=None)(lambda charge: _at_delta(book, Total.of([charge])))
     releases = []
     for number, record in enumerate(book.rounds.values(), 1):
         epsilons = []
@@ -185,7 +187,7 @@ def _releases(book: Book, views: tuple[View, ...]) -> list[dict[str, Any]]:
                 charge = record.charge(view, realised=realised)
                 if record.status != "void":
                     totals[view, realised] = totals[view, realised] + charge
-                entry[name] = _at_delta(book, Total.of([charge]))
+                entry[name] = dict(alone(charge))
                 entry[f"cumulative_{name}"] = _at_delta(book, totals[view, realised])
             epsilons.append(entry)
         releases.append(_release(number, record, epsilons))
