@@ -27,7 +27,8 @@ from privfed.statistics.moments import svec
 __all__ = ["Coordinates", "MixtureStatistics", "WhitenedMixtureStatistics"]
 
 # Squared distances beyond this are all alike: no row's responsibility depends on the last bits of a huge exponent.
-MAX_SQUARED_DISTANCE: Final = 2.0**16
+MAX_SQUARED_DISTANCE: Final = 2.0**10
+UNIT_ROUNDOFF: Final = 2.0**-53
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +150,19 @@ class _MixtureQuery(Query):
     def n_features(self) -> int:
         """d."""
         return int(self.means.shape[1])
+
+    def _whitening_error(self, reach: float) -> float:
+        """Greatest error of a whitened row's entries, in the L2 norm, for rows within `reach` of the centre.
+
+        Two matrix products of d terms each: gamma_d |z| |T| and gamma_d |z - mean| |P| (Higham 2002, section 3.5).
+        """
+        factors = self.precisions_cholesky
+        if self.covariance_type in ("full", "tied"):
+            stretch = float(np.linalg.norm(factors, axis=(-2, -1)).max())
+        else:
+            stretch = float(factors.max()) * math.sqrt(self.n_features)
+        moved = reach * float(np.linalg.norm(self.transform)) + float(np.linalg.norm(self.means, axis=1).max())
+        return 2 * (self.n_features + 8) * UNIT_ROUNDOFF * moved * stretch
 
 
 @dataclass(frozen=True, eq=False)
@@ -364,6 +378,19 @@ class WhitenedMixtureStatistics(_MixtureQuery):
             Block("log_likelihood", (), self.likelihood_clip, likelihood),
         )
 
+    @property
+    def row_error(self) -> float:
+        """Bound on |computed - ideal| / bound of one row's contribution, for `privfed.mechanism.sensitivity`.
+
+        Rows lie in the box, so a whitened row is off by at most e (`_whitening_error`) and its clipped self by no more;
+        a log-density within `MAX_SQUARED_DISTANCE` = D is off by sqrt(D) e and D roundings, a responsibility by
+        twice that. Infinite where the box is open: such a query is no good under a budget.
+        """
+        corner = np.maximum(np.abs(self.low - self.centre), np.abs(self.high - self.centre))
+        error = self._whitening_error(float(np.linalg.norm(corner)))
+        logit = math.sqrt(MAX_SQUARED_DISTANCE) * error + (self.n_features + 8) * UNIT_ROUNDOFF * MAX_SQUARED_DISTANCE
+        return 4 * logit + error * (1 / self.mean_clip + 2 * max(self.mean_clip / self.second_clip, 1.0))
+
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
         """Return the sums over the rows of `data`, shape (n, d)."""
         model, coordinates = self.model, self.coordinates
@@ -399,6 +426,8 @@ class WhitenedMixtureStatistics(_MixtureQuery):
             means[k] = g[:, k] @ short
             second.append(self._second(y, short, distances[:, k], g[:, k]))
         pooled = np.sum(second, axis=0) if self.covariance_type == "tied" else np.stack(second)
+        if self.covariance_type in ("full", "tied"):
+            pooled = svec(pooled)
         return {
             "counts": g.sum(axis=0),
             "means": means,
@@ -407,13 +436,13 @@ class WhitenedMixtureStatistics(_MixtureQuery):
         }
 
     def _second(self, y: FloatArray, short: FloatArray, squares: FloatArray, g: FloatArray) -> FloatArray:
-        """One component's second-order sum: svec (d(d+1)/2,), vector (d,) or number ()."""
+        """One component's second-order sum: matrix (d, d), vector (d,) or number ()."""
         d = y.shape[1]
         if self.covariance_type in ("full", "tied"):
             # Where second_clip is below what mean_clip implies, the whole term is scaled: the bound is a promise.
             norms = np.sqrt(np.maximum(_matrix_norms(np.minimum(squares, self.mean_clip**2), d), 1e-300))
             scaled = g * np.minimum(1.0, self.second_clip / norms)
-            return svec((scaled[:, None] * short).T @ short - scaled.sum() * np.eye(d))
+            return np.asarray((scaled[:, None] * short).T @ short - scaled.sum() * np.eye(d))
         if self.covariance_type == "diag":
             return np.asarray(g @ clip_rows(y * y - 1.0, self.second_clip))
         return np.asarray(g @ np.clip(squares / d - 1.0, -self.second_clip, self.second_clip))

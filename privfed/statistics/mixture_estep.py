@@ -24,8 +24,8 @@ from privfed.statistics.moments import svec
 
 __all__ = ["MixtureSums", "choose_reference", "client_statistics", "second_shape"]
 
-# Above this the expanded square x'Lx - 2x'Lm + m'Lm cancels to fewer than eight digits: whiten row by row instead.
-MAX_CONDITION: Final = 1e8
+# Above this the expanded square x'Lx - 2x'Lm + m'Lm cancels to fewer than ten digits: whiten row by row instead.
+MAX_CONDITION: Final = 1e6
 CACHE_VALUES: Final = 2**16  # float64 values of phi in one chunk: half a megabyte, an L2 cache
 
 
@@ -78,7 +78,7 @@ class MixtureSums:
 
 
 def choose_reference(model: MixtureModel, centre: FloatArray) -> FloatArray:
-    """Return `centre`, shape (d,), while sums about it keep eight digits of covariances; else the model's means."""
+    """Return `centre`, shape (d,), while sums about it keep ten digits of covariances; else the model's means."""
     precisions = model.precisions
     shift = model.means - centre
     if model.covariance_type in ("full", "tied"):
