@@ -282,7 +282,8 @@ def _lower_first(line: str) -> str:
 
 def _left_behind(folder: Path, *, since: float) -> str:
     """Say where the ledger of the run that was interrupted lies, if one was begun."""
-    begun = {path: path.stat().st_mtime for path in folder.rglob("ledger.db") if path.stat().st_mtime >= since - 1}
+    files = {path: path.stat() for path in folder.rglob("ledger.db")}
+    begun = {path: stat.st_mtime for path, stat in files.items() if stat.st_size and stat.st_mtime >= since - 1}
     if not begun:
         return "no ledger was begun, nothing was spent"
     return (

@@ -75,12 +75,22 @@ def test_a_quiet_demo_names_its_files(play: Any, capsys: pytest.CaptureFixture[s
 def test_an_interrupt_names_the_newest_ledger(play: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def body(options: Options) -> dict[str, Any]:
         (options.out / "run-2").mkdir()
-        (options.out / "run-2" / "ledger.db").touch()
+        (options.out / "run-2" / "ledger.db").write_text("a ledger")
         raise KeyboardInterrupt
 
     play(body)
     assert main(["demo", "--out", str(tmp_path)]) == 130
     assert f"privfed verify {tmp_path}/run-2/ledger.db" in capsys.readouterr().err
+
+
+def test_a_file_without_content_is_no_ledger(play: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def body(options: Options) -> dict[str, Any]:
+        (options.out / "ledger.db").touch()
+        raise KeyboardInterrupt
+
+    play(body)
+    assert main(["demo", "--out", str(tmp_path)]) == 130
+    assert "no ledger was begun, nothing was spent" in capsys.readouterr().err
 
 
 def test_an_interrupt_anywhere_has_its_status(
