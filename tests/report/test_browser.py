@@ -116,7 +116,8 @@ def test_lines_are_really_painted(browser: chromium.Browser, report: Path, tmp_p
             " return [r.left + scrollX, r.top + scrollY, r.right + scrollX, r.bottom + scrollY]; })()"
         )
         shot = Image.open(page.screenshot(tmp_path / "page.png")).convert("RGB")
-    pixels = np.asarray(shot.crop(tuple(int(edge) for edge in box)), dtype=int)
+    left, top, right, bottom = (int(edge) for edge in box)
+    pixels = np.asarray(shot.crop((left, top, right, bottom)), dtype=np.int64)
     for colour in expected:
         close = np.abs(pixels - np.array(colour)).max(axis=2) <= 8
         assert close.sum() > 100, colour
