@@ -24,7 +24,7 @@ RING_BITS: Literal[64] = 64
 RING_HEADROOM = 2.0**62  # the ring holds +-2^63; one bit is left for what rounding adds
 NOISE_TAIL = 14.0  # standard deviations that must fit: beyond lie 1e-44 of a Gaussian's mass
 MAX_SCALE = 2.0**40  # below float64's 2^-53 of a unit sum nothing is gained
-MIN_SHARE_SIGMA = 2.0**16  # the fine-grid slack of 1e6 coordinates and 1e4 rounds stays below 1e-5 in epsilon
+MIN_SHARE_SIGMA = 2.0**16  # coarser noise than any ordinary setting gives; the ledger charges the true slack anyway
 MAX_SHARE_SIGMA = 2.0**50  # what the sampler draws
 MAX_GRID_PRICE = 1.5  # sensitivity on the grid over that of the real vector; in ordinary settings it is below 1.0001
 REMEDY = "lower max_records to what a client really holds, or choose an epsilon between 0.001 and 1000"
@@ -128,8 +128,20 @@ def make_plan(query: Query, query_digest: bytes, terms: Terms) -> Plan:
     relative = unit_bound / math.sqrt(terms.mu2 * honest) if terms.mu2 > 0 else 0.0
     scale = _scale(terms.planned * (capacity + NOISE_TAIL * relative), relative)
     if terms.unit == "record":
+        row_error = query.row_error
+        if not row_error < 1.0:
+            if terms.mu2 > 0:
+                raise UsageError(
+                    f"query {query.kind!r} does not bound how rounding moves a row, no budget for records admits it:"
+                    " use its clipped counterpart"
+                )
+            row_error = 0.0
         sensitivity = record_sensitivity(
-            bound=unit_bound, scale=scale, dimension=dimension, max_records=terms.max_records
+            bound=unit_bound,
+            scale=scale,
+            dimension=dimension,
+            max_records=terms.max_records,
+            row_error=row_error,
         )
     else:
         sensitivity = client_sensitivity(bound=unit_bound, scale=scale, dimension=dimension)

@@ -20,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed.errors import DataError, UsageError
+from privfed.mechanism.sensitivity import ROW_ERROR
 
 __all__ = [
+    "LARGEST_VALUE",
     "RELATION",
     "Block",
     "FloatArray",
@@ -33,6 +35,7 @@ __all__ = [
     "encode_query",
     "frozen_array",
     "query_digest",
+    "require_moderate",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -41,6 +44,7 @@ RELATION: Literal["add/remove"] = "add/remove"
 
 MAX_QUERY_BYTES = 256 * 2**20  # a client refuses larger tasks before it parses them
 MAX_DIMENSION = 2**28
+LARGEST_VALUE = 1e100  # of an admitted row: no query's arithmetic on it can then overflow, whatever the query asks
 _ARRAY_DTYPES = ("<f8", "<i8")
 
 
@@ -142,6 +146,9 @@ class Query(ABC):
     Guarantees that every subclass owes, held by `tests/privfed/query_contract.py`:
         The contribution of a set of rows is the sum of the contributions of its rows, up to float error.
         No single row's contribution to a block exceeds the block's bound in the L2 norm, whatever the row holds.
+        `contribution` is total: it raises for no rows that `admit` lets pass. A query that fails on some rows and not
+        on others would tell which rows there are, without any noise.
+        A row's contribution is the same wherever the row stands among others, up to `row_error`.
     """
 
     kind: ClassVar[str]
@@ -166,6 +173,15 @@ class Query(ABC):
     def n_features(self) -> int | None:
         """Number of columns that the rows must have; None accepts any."""
 
+    @property
+    def row_error(self) -> float:
+        """How far a row's contribution may move with its place among other rows, relative to its bound.
+
+        Matrix products round differently for different numbers of rows. The default allows 2^21 roundings; a query
+        that is worse conditioned says so, and one that cannot bound it says infinity: no budget then admits it.
+        """
+        return ROW_ERROR
+
     @abstractmethod
     def contribution(self, data: FloatArray) -> Mapping[str, npt.ArrayLike]:
         """Return each block's sum over the rows of `data`, float64 of shape `(rows, features)`, in natural units."""
@@ -183,24 +199,30 @@ class Query(ABC):
         """
         return Sensitivity(l2=1.0 if unit == "record" else float(records_per_client), unit=unit)
 
-    def checked_contribution(self, data: FloatArray) -> FloatArray:
-        """Return the scaled contribution of `data`, having checked what goes in and what comes out.
+    def admit(self, data: FloatArray) -> None:
+        """Refuse rows that no query could use, or that have other columns than this one needs.
 
         Raises:
-            DataError: the rows do not fit the query, or hold NaN or infinity.
-            UsageError: the query broke its own declared layout.
+            DataError: not two axes, the wrong number of features, NaN, infinity, or values beyond 1e100.
         """
         if data.ndim != 2:
             raise DataError(f"the data have {data.ndim} dimensions, expected 2: rows and features")
         if self.n_features is not None and data.shape[1] != self.n_features:
+            raise DataError(f"the data have {data.shape[1]} features, query {self.kind!r} expects {self.n_features}")
+        if not np.abs(data).max(initial=0.0) <= LARGEST_VALUE:
             raise DataError(
-                f"the data have {data.shape[1]} features, the query {self.kind!r} expects {self.n_features}"
+                "the data hold NaN, infinity or values beyond 1e100: impute, drop or rescale those rows first"
             )
-        if not np.isfinite(data).all():
-            raise DataError("the data hold NaN or infinity: impute or drop those rows before they join a federation")
+
+    def checked_contribution(self, data: FloatArray) -> FloatArray:
+        """Return the scaled contribution of admitted rows.
+
+        Raises:
+            UsageError: the query broke its own declared layout, or computed something that is not finite.
+        """
         vector = self.layout.flatten(self.contribution(data))
         if not np.isfinite(vector).all():
-            raise UsageError(f"the query {self.kind!r} computed NaN or infinity from finite data")
+            raise UsageError(f"the query {self.kind!r} computed NaN or infinity from admitted rows")
         return vector
 
 
@@ -209,6 +231,16 @@ def frozen_array(values: npt.ArrayLike) -> FloatArray:
     array = np.array(values, dtype=np.float64, order="C")
     array.setflags(write=False)
     return array
+
+
+def require_moderate(what: str, values: npt.ArrayLike) -> None:
+    """Refuse public numbers of a query with which arithmetic on admitted rows could overflow.
+
+    Raises:
+        UsageError: NaN, infinity, or absolute values beyond 1e100.
+    """
+    if not np.abs(np.asarray(values, dtype=np.float64)).max(initial=0.0) <= LARGEST_VALUE:
+        raise UsageError(f"{what} holds NaN, infinity or values beyond 1e100, expected finite moderate numbers")
 
 
 def encode_query(query: Query) -> bytes:

@@ -21,6 +21,7 @@ from privfed.report import (
     Facts,
     ImageGrid,
     LineChart,
+    Notice,
     Rule,
     Section,
     Series,
@@ -125,6 +126,12 @@ def _rows(result: DemoResult) -> list[tuple[str, float, float | None]]:
 def _sections(result: DemoResult) -> tuple[Section, ...]:
     sizes = result.sizes
     blocks: list[Any] = [
+        Notice(
+            "caution",
+            "Not covered by epsilon: this section",
+            "The demo holds all rows and compares in the clear. Sizes of silos, the scores of pooled training and of"
+            " single silos, and held-out scores come from raw rows; a real federation could not print them.",
+        ),
         Facts(
             (
                 ("data", result.data.name),

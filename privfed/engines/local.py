@@ -185,9 +185,12 @@ class LocalFederation(FederationBase):
                 f"{len(survivors)} of {self.n_clients} clients are left, the plan needs {self.guaranteed_survivors}:"
                 " tolerate more drop-outs with a larger dropout="
             )
-        for name in survivors:
-            query, plan = self._sides[name].agree(task.task)
-            total += self._sides[name].contribution(query, plan)
-        task.about_to_reveal()
+        agreed = {name: self._sides[name].agree(task.task) for name in survivors}
+        for name, (query, _) in agreed.items():
+            self._sides[name].admit(query)
+        task.about_to_reveal()  # from here on the server sees vectors
+        for name, (query, plan) in agreed.items():
+            side = self._sides[name]
+            total += side.contribution(query, plan, side.admit(query))
         lost_names = tuple(sorted(set(self._sides) - set(survivors)))
         return RoundOutcome(total, len(invited), len(survivors), lost_names, 0)

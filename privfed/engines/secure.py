@@ -163,5 +163,10 @@ class SecureEpoch:
         if not isinstance(started, RoundStarted):
             raise FederationError(f"client {identity.decode()!r} did not start the round")
         query, plan = side.agree(task.task)
-        vector = side.contribution(query, plan)
+        rows = side.admit(query)
+        try:
+            vector = side.contribution(query, plan, rows)
+        except FederationError:
+            task.about_to_reveal()  # that a query fails on a client's rows tells something about them
+            raise
         return client.submit({VECTOR: vector}, model_digest=query_digest(task.task.query), plan_digest=plan.digest)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from privfed.errors import DataError, UsageError
-from privfed.query import FloatArray
+from privfed.query import LARGEST_VALUE, FloatArray
 
 __all__ = ["Source", "named_sources"]
 
@@ -16,7 +16,9 @@ __all__ = ["Source", "named_sources"]
 class Source:
     """One client's rows.
 
-    Arrays and frames are checked and copied once, here; a callable is called at each release and checked then.
+    Arrays and frames are checked and copied once, here; a callable is called at each release and checked then. What a
+    callable loads may have no rows: whether a client's last record is there is then protected like any other. Who takes
+    part in a federation is not.
 
     Args:
         name: the client's name, for errors.
@@ -43,7 +45,7 @@ class Source:
         return int(self.load().shape[1])
 
     def load(self) -> FloatArray:
-        """Return the rows, float64 of shape `(rows, features)`, finite, at least one.
+        """Return the rows, float64 of shape `(rows, features)`, at most 1e100 in absolute value.
 
         Raises:
             DataError: what was given or loaded cannot be used; names the client.
@@ -71,11 +73,13 @@ class Source:
             raise self._error(
                 f"the data have shape {rows.shape}, expected (rows, features): use reshape(-1, 1) for one feature"
             )
-        if rows.shape[0] < 1 or rows.shape[1] < 1:
+        if rows.shape[1] < 1 or (rows.shape[0] < 1 and self._loader is None):
             raise self._error(f"the data have shape {rows.shape}: leave an empty client out of the federation")
-        if not np.isfinite(rows).all():
-            bad = int((~np.isfinite(rows)).any(axis=1).sum())
-            raise self._error(f"{bad} row(s) hold NaN or infinity: impute or drop them first")
+        if not np.abs(rows).max(initial=0.0) <= LARGEST_VALUE:
+            bad = int((~(np.abs(rows) <= LARGEST_VALUE)).any(axis=1).sum())
+            raise self._error(
+                f"{bad} row(s) hold NaN, infinity or values beyond 1e100: impute, drop or rescale them first"
+            )
         rows.setflags(write=False)
         return rows, names
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from privfed.errors import DataError, FederationError
+from privfed.errors import DataError, FederationError, PrivfedError
 from privfed.mechanism.clip import clip_l2
 from privfed.mechanism.discrete_gaussian import discrete_gaussian
 from privfed.mechanism.encode import encode, to_ring
@@ -83,35 +83,47 @@ class ClientSide:
         query = decode_query(task.query)
         return query, make_plan(query, query_digest(task.query), terms)
 
-    def contribution(self, query: Query, plan: Plan) -> RingArray:
-        """Return this client's noised vector in the ring, uint64 of shape `(dimension,)`.
+    def admit(self, query: Query) -> FloatArray:
+        """Load this client's rows and refuse those that no query could use.
+
+        Failing here tells nothing that a query could steer: the checks are about the rows alone, the same each time.
 
         Raises:
             DataError: the rows cannot be used; names the client.
-            FederationError: an encoded value is beyond the bound that the plan declares.
         """
+        rows = self._load()
+        if len(rows) > self._terms.max_records:
+            raise DataError(
+                f"client {self.name!r}: {len(rows)} rows: raise max_records, now {self._terms.max_records}",
+                client=self.name,
+            )
         try:
-            encoded = encode(self._scaled(query, plan), scale=plan.scale)
+            query.admit(rows)
         except DataError as error:
             raise DataError(f"client {self.name!r}: {error}", client=self.name) from error
+        return rows
+
+    def contribution(self, query: Query, plan: Plan, rows: FloatArray) -> RingArray:
+        """Return this client's noised vector in the ring, uint64 of shape `(dimension,)`, from admitted rows.
+
+        Raises:
+            FederationError: the query broke its promise to be defined and bounded on all admitted rows. That it did
+                tells something about them, so that an engine must leave the round charged.
+        """
+        try:
+            vector = query.checked_contribution(rows)
+            if plan.terms.unit == "client":
+                limit = plan.terms.records_per_client
+                # The weight keeps the norm within the limit if the query keeps its bounds; the clip holds it if not.
+                vector = clip_l2(vector * min(1.0, limit / max(len(rows), 1)), limit)
+            encoded = encode(vector, scale=plan.scale)
+        except (PrivfedError, ArithmeticError, ValueError) as error:
+            raise FederationError(f"client {self.name!r}: query {query.kind!r} failed on its rows: {error}") from error
         if np.abs(encoded).max(initial=0) > plan.bound:
             raise FederationError(f"client {self.name!r}: an encoded value is beyond the plan's bound {plan.bound:.6g}")
         if plan.share_sigma > 0:
             encoded += discrete_gaussian(plan.share_sigma, encoded.size, self._keystream())
         return to_ring(encoded)
-
-    def _scaled(self, query: Query, plan: Plan) -> FloatArray:
-        """Return the query's scaled vector over this client's rows, weighted and clipped as the unit demands."""
-        rows = self._load()
-        if len(rows) > plan.terms.max_records:
-            raise DataError(f"{len(rows)} rows: raise the federation's max_records, now {plan.terms.max_records}")
-        vector = query.checked_contribution(rows)
-        if plan.terms.unit == "record":
-            return vector
-        limit = plan.terms.records_per_client
-        weighted = vector * min(1.0, limit / max(len(rows), 1))
-        # The weight alone keeps the norm within the limit if the query keeps its bounds; the clip holds it if not.
-        return clip_l2(weighted, limit)
 
 
 def replace_mu2(terms: Terms, mu2: float) -> Terms:

@@ -278,8 +278,8 @@ class FederationBase(ABC):
         )
 
     def _epsilons(self) -> dict[str, float]:
-        """Return view -> epsilon spent, with the survivors there really were."""
+        """Return view -> epsilon charged so far: for the fewest survivors that the plans allow."""
         if self._budget is None:
             return {}
         views = list(dict.fromkeys((*DISPLAYED_VIEWS, str(self._budget.view))))
-        return {view: self._ledger.epsilon(View.parse(view), realised=True) for view in views}
+        return {view: self._ledger.epsilon(View.parse(view)) for view in views}

@@ -30,7 +30,8 @@ class Release:
         private: whether the sum carries noise that a budget was charged for.
         protection: "secure_aggregation", or "trusted" where the sum was formed in the clear (for experiments).
         entry: number of the ledger entry.
-        epsilon: view -> epsilon spent so far, this release included, at the budget's delta; empty without a budget.
+        epsilon: view -> epsilon charged so far, this release included, at the budget's delta: for the fewest survivors
+            that the plans allow. The report adds the smaller one that the real survivors gave. Empty without a budget.
         bytes_up: bytes that all clients sent for this round, set-up included when the round opened an epoch.
     """
 

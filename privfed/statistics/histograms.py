@@ -11,7 +11,7 @@ import numpy as np
 
 from privfed.errors import UsageError
 from privfed.federation.release import Release
-from privfed.query import Block, FloatArray, Query, frozen_array
+from privfed.query import Block, FloatArray, Query, frozen_array, require_moderate
 
 __all__ = ["Histogram", "Magnitudes", "radius_of"]
 
@@ -34,10 +34,9 @@ class Histogram(Query):
 
     def __post_init__(self) -> None:
         edges = frozen_array(self.edges)
-        if edges.ndim != 2 or edges.shape[1] < 2 or not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
-            raise UsageError(
-                f"edges have shape {edges.shape}, expected (d, bins + 1), finite and increasing in each row"
-            )
+        require_moderate("edges", edges)
+        if edges.ndim != 2 or edges.shape[1] < 2 or not (np.diff(edges) > 0).all():
+            raise UsageError(f"edges have shape {edges.shape}, expected (d, bins + 1), increasing in each row")
         object.__setattr__(self, "edges", edges)
 
     @property

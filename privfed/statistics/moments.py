@@ -16,7 +16,7 @@ from privfed.errors import UsageError
 from privfed.federation.release import Release
 from privfed.mechanism.clip import clip_rows
 from privfed.mechanism.sensitivity import chunked_sum
-from privfed.query import Block, FloatArray, Query, frozen_array
+from privfed.query import Block, FloatArray, Query, frozen_array, require_moderate
 
 __all__ = ["Count", "Moments", "VectorSum", "moments_of", "svec", "unsvec"]
 
@@ -112,8 +112,9 @@ class Moments(Query):
 
     def __post_init__(self) -> None:
         center = frozen_array(self.center)
-        if center.ndim != 1 or center.size < 1 or not np.isfinite(center).all():
-            raise UsageError(f"center has shape {center.shape}, expected a finite vector (d,)")
+        require_moderate("center", center)
+        if center.ndim != 1 or center.size < 1:
+            raise UsageError(f"center has shape {center.shape}, expected a vector (d,)")
         if not (math.isfinite(self.radius) and self.radius > 0):
             raise UsageError(f"radius is {self.radius!r}, expected a finite number above 0")
         if self.second not in ("full", "trace", "none"):
@@ -152,7 +153,7 @@ class Moments(Query):
             if self.second == "full":
                 sums["second"] = svec(z.T @ z)
             elif self.second == "trace":
-                sums["second"] = np.array(np.einsum("ij,ij->", z, z))
+                sums["second"] = np.array(np.einsum("ij,ij->i", z, z).sum())
             return sums
 
         return chunked_sum(chunk, data)

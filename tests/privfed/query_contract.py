@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from privfed.errors import DataError
 from privfed.query import Query, decode_query, encode_query, query_digest
@@ -74,10 +75,35 @@ class QueryContract:
 
     def test_bad_rows_are_refused(self) -> None:
         query = self.make()
-        with pytest.raises(DataError, match="NaN or infinity"):
-            query.checked_contribution(np.full((2, self.width), np.nan))
+        for value in (np.nan, np.inf, -np.inf, 1e101):
+            with pytest.raises(DataError, match="NaN, infinity or values beyond"):
+                query.admit(np.full((2, self.width), value))
         with pytest.raises(DataError, match="dimensions"):
-            query.checked_contribution(np.zeros(self.width))
+            query.admit(np.zeros(self.width))
         if query.n_features is not None:
             with pytest.raises(DataError, match="features"):
-                query.checked_contribution(np.zeros((2, self.width + 1)))
+                query.admit(np.zeros((2, self.width + 1)))
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @given(
+        rows=hnp.arrays(np.float64, st.tuples(st.integers(0, 3), st.just(3)), elements=st.floats(-1e100, 1e100)),
+        seed=st.integers(0, 2**32),
+    )
+    def test_it_is_defined_on_all_admitted_rows(self, rows, seed) -> None:
+        """A query that failed on some rows would tell which rows there are."""
+        query = self.make()
+        rows = np.resize(rows, (len(rows), self.width))
+        query.admit(rows)
+        assert np.isfinite(query.checked_contribution(rows)).all()
+
+    def test_a_row_counts_alike_wherever_it_stands(self) -> None:
+        """Among other rows, and with any number of them: only the summation may differ, by its own small term."""
+        query = self.make()
+        rng = np.random.default_rng(11)
+        row = rng.standard_normal((1, self.width))
+        alone = query.checked_contribution(row)
+        for n in (1, 2, 3, 7, 64, 150, 151, 865):
+            others = rng.standard_normal((n, self.width))
+            with_row = query.checked_contribution(np.insert(others, n // 2, row, axis=0))
+            moved = with_row - query.checked_contribution(others)
+            assert np.linalg.norm(moved - alone) <= 1e-11 * (n + 1), n

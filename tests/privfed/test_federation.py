@@ -251,7 +251,7 @@ def test_a_client_unit_is_clipped_whatever_the_query_computes() -> None:
         ([], "fewer than 2"),
         ([np.ones((3, 2)), np.ones((3, 3))], "features"),
         ([np.ones((3, 2)), np.ones((0, 2))], "empty client"),
-        ([np.ones((3, 2)), np.full((3, 2), np.inf)], "NaN or infinity"),
+        ([np.ones((3, 2)), np.full((3, 2), np.inf)], "NaN, infinity"),
         ([np.ones((3, 2)), np.ones(3)], "reshape"),
         ([np.ones((3, 2)), [["a", "b"]]], "not numbers"),
         ("abc", "expected a list"),
@@ -306,3 +306,53 @@ def test_an_open_ledger_of_another_budget_is_refused() -> None:
     ledger = Ledger.open(None, budget=Budget(1.0, 1e-6))
     with pytest.raises(UsageError, match="opened for"):
         LocalFederation(silos(), budget=BUDGET, ledger=ledger)
+
+
+@dataclass(frozen=True, eq=False)
+class Oracle(Count):
+    """Fails exactly when a row is large: what an attacker would ask."""
+
+    kind: ClassVar[str] = "fails-on-large-rows"
+    threshold: float = 3.0
+
+    def contribution(self, data: np.ndarray) -> dict[str, np.ndarray]:
+        if (np.abs(data) > self.threshold).any():
+            raise DataError("large")
+        return {"count": np.array(float(len(data)))}
+
+
+@pytest.mark.parametrize("mode", ["secure", "trusted"])
+def test_a_query_that_fails_on_some_rows_stays_charged(mode) -> None:
+    """That it fails tells something about the rows; a charge given back would make that free."""
+    clients = silos(4) | {"silo-1": np.full((5, 3), 9.0)}
+    federation = LocalFederation(clients, budget=BUDGET, mode=mode)
+    with pytest.raises(FederationError, match="failed on its rows") as caught:
+        federation.release(Oracle(), share=0.25)
+    assert caught.value.charged
+    assert federation.remaining_share == pytest.approx(0.75, abs=1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class IllConditioned(Count):
+    kind: ClassVar[str] = "ill-conditioned-in-a-test"
+
+    @property
+    def row_error(self) -> float:
+        return math.inf
+
+
+def test_a_query_that_cannot_bound_rounding_is_for_no_budget() -> None:
+    clients = silos(3)
+    assert LocalFederation(clients).release(IllConditioned())["count"] == pytest.approx(len(pooled(clients)))
+    federation = LocalFederation(clients, budget=BUDGET)
+    with pytest.raises(UsageError, match="rounding"):
+        federation.release(IllConditioned(), share=0.5)
+    assert federation.ledger.rounds() == []
+
+
+def test_a_loaded_client_may_have_lost_its_last_row() -> None:
+    rows = [np.ones((1, 2))]
+    federation = LocalFederation([lambda: rows[0], np.ones((4, 2)), np.ones((5, 2))], budget=BUDGET, noise_seed=1)
+    federation.release(Count(), share=0.5)
+    rows[0] = np.ones((0, 2))
+    assert federation.release(Count(), share=0.5).survivors == 3
