@@ -49,7 +49,7 @@ def _join(limbs: list[int]) -> bytes | None:
 
 
 def reduce(values: Field) -> Field:
-    """Bring values below 2^62 into [0, p)."""
+    """Bring values below 2^63 into [0, p)."""
     once = (values & _P) + (values >> _SHIFT)
     twice = (once & _P) + (once >> _SHIFT)
     return np.where(twice >= _P, twice - _P, twice)
@@ -81,7 +81,7 @@ def share(secrets: Field, *, points: Field, threshold: int, stream: FieldStream)
 
     Args:
         secrets: field elements, shape (secrets, 9).
-        points: distinct, nonzero and below p, shape (n,).
+        points: distinct, nonzero and below 2^30, shape (n,).
         threshold: number of shares that open a secret, 1 to n; the polynomials have this many coefficients.
         stream: source of the other coefficients: secret by secret, from the highest power down, nine limbs each.
 
@@ -99,10 +99,13 @@ def share(secrets: Field, *, points: Field, threshold: int, stream: FieldStream)
 
 
 def _evaluate(secrets: Field, coefficients: npt.NDArray[np.uint32], points: Field) -> Field:
-    """Horner's rule at all points; folds only as often as the size of the points asks for."""
+    """Horner's rule at all points, folding only as often as their size asks for.
+
+    With s steps between folds and s * width <= 30, a value below B grows to less than 2^30 (B + p) and folds to less
+    than 2^31 + (B + p) / 2. So what is folded stays below 3 * 2^31, and nothing passes 2^63.
+    """
     x = points[:, None]
-    width = int(points.max()).bit_length()
-    every = max(1, (63 - 32) // width)  # 32 bits after a fold, `width` more a step, one for the sums
+    every = 30 // int(points.max()).bit_length()
     values = np.zeros((len(points), secrets.size), np.uint64)
     for step, row in enumerate(coefficients, start=1):
         np.multiply(values, x, out=values)

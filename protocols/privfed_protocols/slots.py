@@ -74,7 +74,7 @@ class SlotBook:
             UnexpectedMessage: it is not awaited from this client.
         """
         slot = self[identity]
-        if slot.state is SlotState.BAD or identity in self.excluded:
+        if slot.state is SlotState.BAD:
             raise ExcludedSender(f"client {identity.hex()} was found bad: {slot.reason}")
         try:
             return replace(slot, state=step(SLOT_TRANSITIONS, slot.state, trigger), reason="")

@@ -158,8 +158,7 @@ class TestSetUp:
 
     def test_strangers(self, net: Network) -> None:
         shares = net.tell(A, net.advertise()[A])
-        with pytest.raises(PeerProtocolError):
-            net.server.receive(b"stranger", shares or b"")
+        refused(net, b"stranger", shares, LateMessage)
         assert b"stranger" not in net.server.slots
 
     def test_messages_before_their_step(self, net: Network) -> None:

@@ -50,19 +50,19 @@ def test_limbs_that_are_no_secret_are_told(row: list[int]) -> None:
     assert from_limbs(field([row, [0] * 9])) == [None, bytes(32)]
 
 
-@given(st.integers(0, 2**62 - 1))
+@given(st.integers(0, 2**63 - 1))
 def test_reduction(value: int) -> None:
     assert int(reduce(field([value]))[0]) == value % P
 
 
-@pytest.mark.parametrize("value", [0, 1, P - 1, P, P + 1, 2 * P, P * P, (P - 1) ** 2, 2**62 - 1])
+@pytest.mark.parametrize("value", [0, 1, P - 1, P, P + 1, 2 * P, P * P, (P - 1) ** 2, 2**62 - 1, 2**63 - 1])
 def test_reduction_at_the_edges(value: int) -> None:
     assert int(reduce(field([value]))[0]) == value % P
 
 
 @given(
     st.lists(SECRET, min_size=1, max_size=3),
-    st.sampled_from([range(1, 12), range(1, 301, 23), [1, 2, 3, P - 1, P - 2, 2**30, 77]]),
+    st.sampled_from([range(1, 12), range(1, 301, 23), [1, 2, 3, 2**30 - 1, 2**30 - 2, 2**29, 77]]),
     st.data(),
 )
 @settings(max_examples=60)
@@ -125,6 +125,16 @@ def test_coefficients_are_drawn_again_not_reduced(monkeypatch: pytest.MonkeyPatc
     rows = iter([np.array([5, P, 7, P], np.uint32), np.array([P, 9], np.uint32), np.array([0], np.uint32)])
     monkeypatch.setattr(FieldStream, "_words", lambda _self, _count: next(rows))
     assert FieldStream(bytes(32)).draw(4).tolist() == [5, 7, 9, 0]
+
+
+@pytest.mark.parametrize("width", range(1, 31))
+def test_nothing_overflows_between_folds(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest coefficients at the largest points of each width, for as many steps as there ever are."""
+    monkeypatch.setattr(FieldStream, "_words", lambda _self, count: np.full(count, P - 1, np.uint32))
+    points = sorted({1, 2 ** (width - 1), 2**width - 1})
+    shares = share(field([[P - 1] * 9]), points=field(points), threshold=300, stream=FieldStream(bytes(32)))
+    for point, found in zip(points, shares[:, 0, 0].tolist(), strict=True):
+        assert found == -sum(pow(point, power, P) for power in range(300)) % P
 
 
 @pytest.mark.parametrize("block", [1, 9 * 7, 9 * 7 * 2, 10**6])
@@ -197,6 +207,15 @@ def test_liars_whose_errors_cancel_prove_nothing_against_the_honest() -> None:
     outcome = robust.recover(shares, points=field(range(1, 5)), threshold=3, accept=lambda found: found == secret)
     assert outcome.secret == secret
     assert not outcome.proved
+
+
+@pytest.mark.parametrize("limb", range(9))
+def test_lies_in_a_single_limb_are_found(limb: int) -> None:
+    """Too many subsets to try: the decoder has to look at the limb that is wrong."""
+    secret, shares = lying(17, 9, {0: [limb], 5: [limb], 16: [limb], 7: [(limb + 1) % 9]})
+    assert math.comb(17, 9) > robust._MOST_SUBSETS
+    outcome = robust.recover(shares, points=field(range(1, 18)), threshold=9, accept=lambda found: found == secret)
+    assert (outcome.secret, outcome.wrong, outcome.proved) == (secret, (0, 5, 7, 16), True)
 
 
 def test_known_liars_are_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -333,6 +333,8 @@ def test_a_dealer_that_committed_to_something_else_is_named_and_left_out(lost: l
     vectors = net.vectors(1)
     result = net.round(vectors)
     assert B not in result.participants
+    assert net.server.slots[B].state is SlotState.BAD, "left out for good, and it shows"
+    assert "left out" in net.server.slots[B].reason
     assert_exact(result, vectors, net.offer.vectors)
 
 
