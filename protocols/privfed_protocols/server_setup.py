@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from . import bitmap
 from .client_setup import check_keys, ciphertext_bytes
-from .errors import BadNeighbour, BadShareMessage, UnknownFormat, UnknownSender, WrongRound
+from .errors import BadNeighbour, BadShareMessage, UnknownSender, WrongRound
 from .graph import CompleteGraph
 from .labels import VERSION
 from .merkle import leaf_hash, path_of, root_of
@@ -152,6 +152,4 @@ def make_deliveries(
 
 
 def _split(keys: bytes) -> list[bytes]:
-    if len(keys) % KEY_BYTES:
-        raise UnknownFormat(f"{len(keys)} bytes of keys are not a multiple of {KEY_BYTES}")
     return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]

@@ -183,6 +183,7 @@ def test_a_masked_message_written_in_place_is_the_encoded_one(bits: int, length:
         {"corrupt": float("nan")},
         {"dropout": float("inf")},
         {"expiry": -1},
+        {"dropout": float("nan")},
         {"plan_digest": b"short"},
         {"nonce": b"short"},
         {"vectors": []},
@@ -208,6 +209,13 @@ def test_offers_out_of_range_are_refused_by_both_ends(changes: dict[str, object]
     changes = {name: tuple(value) if name == "vectors" else value for name, value in changes.items()}
     with pytest.raises(UnknownFormat):
         decode_offer(encode(msgspec.structs.replace(OFFER, **changes)))
+
+
+@pytest.mark.parametrize("changes", [{"expiry": 2**70}, {"plan_digest": object()}, {"n_max": 2.5}, {"rounds": True}])
+def test_offers_of_strange_things_are_the_callers_mistake(changes: dict[str, object]) -> None:
+    arguments: dict[str, object] = {"vectors": [VectorSpec("x", 4, 32)], "n_min": 2, "n_max": 9, "rounds": 2}
+    with pytest.raises(LocalProtocolError, match="not valid"):
+        Offer.new(**(arguments | {"plan_digest": PLAN} | changes))  # type: ignore[arg-type]
 
 
 def test_offers_that_no_number_of_clients_can_meet() -> None:

@@ -406,6 +406,12 @@ def test_offers_are_fresh() -> None:
     assert Server(offers[0]).offer != Server(offers[1]).offer
 
 
+def test_randomness_that_runs_short_is_refused() -> None:
+    offer = Server(Offer.new(vectors=[VectorSpec("x", 1, 8)], n_min=2, n_max=2, rounds=1, plan_digest=PLAN)).offer
+    with pytest.raises(LocalProtocolError, match="31 bytes"):
+        Client(A, randomness=lambda size: bytes(size - 1)).receive(offer)
+
+
 def test_secrets_come_from_the_operating_system() -> None:
     offer = Server(Offer.new(vectors=[VectorSpec("x", 1, 8)], n_min=2, n_max=2, rounds=1, plan_digest=PLAN)).offer
     assert Client(A).receive(offer).reply != Client(A).receive(offer).reply
