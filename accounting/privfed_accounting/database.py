@@ -270,7 +270,7 @@ def translate(error: BaseException | None, path: Path | None) -> LedgerError:
         return LedgerUnreadable(
             f"{name} cannot be opened ({error}): check that its directory exists and that both may be read and written"
         )
-    return LedgerError(f"{name} failed, nothing was charged: {error}")
+    return LedgerError(f"{name} failed ({error}): verify it, then try again")
 
 
 def _read_only(name: str) -> LedgerReadOnly:

@@ -32,12 +32,12 @@ _LEGENDRE: Final = (
 
 
 def mills(x: float) -> float:
-    """Mills ratio m(x) = (1 - Phi(x)) / phi(x), to a few ulp, for x > -36."""
+    """Mills ratio m(x) = (1 - Phi(x)) / phi(x): relative error below 1e-14 from x = -6 on, and x^2 ulp below."""
     return SQRT_HALF_PI * float(erfcx(x * SQRT_HALF))
 
 
 def mills_slope(x: float) -> float:
-    """Return -m'(x) = 1 - x m(x) > 0, to a relative error below 2e-13, for x > -36."""
+    """Return -m'(x) = 1 - x m(x) > 0, to a relative error below 2e-13, for x >= -6."""
     if x < _ASYMPTOTIC_FROM:
         return 1.0 - x * mills(x)
     term = total = 1.0 / (x * x)
@@ -48,7 +48,7 @@ def mills_slope(x: float) -> float:
 
 
 def mills_difference(start: float, width: float) -> float:
-    """Return m(start) - m(start + width) for width >= 0 and start > -36, to a relative error below 1e-12."""
+    """Return m(start) - m(start + width) for width >= 0 and start >= -6, to a relative error below 4e-13."""
     left, right = mills(start), mills(start + width)
     if right <= 0.9 * left:
         return left - right

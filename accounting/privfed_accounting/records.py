@@ -228,7 +228,7 @@ def budget_from_dict(fields: dict[str, Any]) -> Budget:
         fields["epsilon"], fields["delta"], fields["unit"], fields["view"], slack_reserve=fields["slack_reserve"]
     )
     if budget_to_dict(budget) != fields:
-        raise CorruptLedger(f"the budget {fields} is not one this software would write", entry=1)
+        raise CorruptLedger(f"entry 1 has a budget that reads back differently, {fields}: restore a backup", entry=1)
     return budget
 
 

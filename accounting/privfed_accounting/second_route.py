@@ -102,8 +102,10 @@ def total_epsilon(costs: Iterable[Cost], delta: float) -> float:
         return math.inf
 
     def bound(epsilon: float) -> float:
-        grown = math.exp(epsilon)
         gaussian = delta_by_quadrature(epsilon - slack, mu) * math.exp(slack)
+        if tail + distance == 0.0:
+            return gaussian
+        grown = math.exp(epsilon) if epsilon <= 700.0 else math.inf
         return gaussian + grown * tail + (1.0 + grown) * distance
 
     # Without the leaks this end is safe with room to spare: Phi(-a) <= exp(-a^2/2).

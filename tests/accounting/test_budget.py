@@ -194,3 +194,9 @@ def test_calibration_refuses_nonsense() -> None:
         calibrate_mu2(0.0, 1e-6)
     with pytest.raises(ParameterError, match="1e-300"):
         allowance(1.0, 1e-305)
+
+
+def test_leaks_beyond_the_floats() -> None:
+    assert leak(Total.of([Charge(mu2=1.0)]), 800.0) == 0.0
+    assert leak(Total.of([Charge(mu2=1.0, delta_tail=1e-300)]), 800.0) == math.inf
+    assert leak(Total.of([Charge(mu2=1.0, delta_tail=1e-9), Charge.non_private()]), 1.0) == math.inf

@@ -33,8 +33,9 @@ def test_events(ledger: Ledger) -> None:
     assert multipliers == pytest.approx([1 / math.sqrt(0.3 * mu2), 1 / math.sqrt(0.1 * mu2)])
 
 
-@pytest.mark.parametrize("view", [None, "client", "colluders(10)", "unmasked"])
-@pytest.mark.parametrize("realised", [False, True])
+@pytest.mark.parametrize(
+    ("view", "realised"), [(None, False), (None, True), ("client", True), ("colluders(10)", False), ("unmasked", False)]
+)
 def test_both_numbers(ledger: Ledger, view: str | None, realised: bool) -> None:
     both = compare(ledger, view=view, realised=realised)
     assert both.ours == ledger.epsilon(view, realised=realised)

@@ -243,6 +243,14 @@ def test_known_values() -> None:
     assert charge.epsilon_slack == pytest.approx((100 + radius**2) / (24 * 196.0), rel=1e-9)
 
 
+def test_the_convolution_is_in_the_slack() -> None:
+    several = fine_grid_charge(l2_sensitivity=1.0, dimension=7, share_sigma=0.6, shares=6)
+    tau = 10 * sum(math.exp(-2 * math.pi**2 * 0.36 * k / (k + 1)) for k in range(1, 6))
+    one = fine_grid_charge(l2_sensitivity=1.0, dimension=7, share_sigma=0.6 * math.sqrt(6), shares=1)
+    assert tau > 0.1
+    assert several.epsilon_slack - one.epsilon_slack == pytest.approx(7 * tau, rel=1e-9)
+
+
 def test_one_share_has_no_convolution() -> None:
     assert ddg_tau(share_sigma=0.5, shares=1) == 0.0
 

@@ -19,6 +19,7 @@ from privfed_accounting import (
     log_gaussian_delta,
 )
 from privfed_accounting import gaussian as module
+from privfed_accounting.normal_tails import mills, mills_difference, mills_slope
 from tests.accounting import reference
 
 DIGITS = 1e-11
@@ -47,6 +48,25 @@ def test_delta_everywhere(epsilon: float, mu: float) -> None:
         return
     excess = float((mpmath.mpf(gaussian_delta(epsilon, mu)) - exact) / exact)
     assert 0.0 <= excess < DIGITS
+
+
+@pytest.mark.parametrize("x", [-6.0, -5.0, 0.0, 1e-9, 2.0, 19.99, 20.0, 33.0, 500.0, 1e6])
+def test_the_mills_ratio_and_its_slope(x: float) -> None:
+    """The slope loses all digits to cancellation at large x unless it is taken from its series."""
+    with mpmath.workdps(60):
+        ratio = mpmath.erfc(x / mpmath.sqrt(2)) / 2 / mpmath.npdf(x)
+        slope = 1 - x * ratio
+        apart = ratio - mpmath.erfc((x + mpmath.mpf(1) / 16) / mpmath.sqrt(2)) / 2 / mpmath.npdf(x + mpmath.mpf(1) / 16)
+    assert mills(x) == pytest.approx(float(ratio), rel=1e-14)
+    assert mills_slope(x) == pytest.approx(float(slope), rel=2e-13)
+    assert mills_difference(x, 1 / 16) == pytest.approx(float(apart), rel=4e-13)
+
+
+def test_far_beyond_the_floats_the_logarithm_still_holds() -> None:
+    for epsilon, mu in ((50.0, 0.05), (3.0, 1e-3)):
+        exact = float(mpmath.log(reference.gaussian_delta(epsilon, mu)))
+        assert exact < -400_000
+        assert 0.0 <= log_gaussian_delta(epsilon, mu) - exact < 1e-8
 
 
 def test_the_printed_formula_would_not_do() -> None:

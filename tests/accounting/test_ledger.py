@@ -385,7 +385,7 @@ def test_an_error_between_commit_and_return_is_caught_up_with() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(1e-4, 0.4), st.sampled_from(["settle", "void", "leave"])), max_size=8))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_history_keeps_the_budget_and_verifies(history: list[tuple[float, str]]) -> None:
     ledger, kept = Ledger.open(None, budget=BUDGET), []
     for share, end in history:

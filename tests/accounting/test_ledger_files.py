@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from privfed_accounting import (
     Budget,
@@ -21,6 +22,7 @@ from privfed_accounting import (
     LedgerBusy,
     LedgerError,
     LedgerFull,
+    LedgerReadOnly,
     LedgerUnreadable,
     LedgerVersionError,
     NotALedger,
@@ -142,6 +144,7 @@ def body(**changes: object) -> Callable[[Entry], Entry]:
         (1, lambda e: Entry(e.seq, "note", e.time, e.previous, e.body), "entry 1 .* 'open' comes first"),
         (1, body(format="other"), "entry 1 is of format 'other'"),
         (1, body(budget={"epsilon": 4.0}), "entry 1 .* makes no sense"),
+        (1, lambda e: body(budget={**e.body["budget"], "relation": "replace"})(e), "entry 1 has a budget"),
         (4, lambda e: Entry(e.seq, "gift", e.time, e.previous, e.body), "entry 4 has kind 'gift'"),
         (4, lambda e: Entry(e.seq, e.kind, "yesterday", e.previous, e.body), "entry 4 has time 'yesterday'"),
         (4, lambda e: Entry(9, e.kind, e.time, e.previous, e.body), "entry 4 is stored as reserve number 4"),
@@ -313,6 +316,13 @@ def test_strange_names(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 6
 
 
+def test_a_commit_is_on_disk_before_it_is_reported(path: Path) -> None:
+    """Kill -9 cannot tell synchronous FULL from OFF, a power cut can."""
+    with Ledger.open(path, budget=BUDGET) as ledger, ledger._database._driver() as connection:
+        for pragma, value in (("synchronous", 2), ("journal_mode", "wal"), ("application_id", 0x70666C31)):
+            assert connection.execute(f"PRAGMA {pragma}").fetchone()[0] == value
+
+
 def test_locked_by_another(path: Path) -> None:
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -462,3 +472,91 @@ def test_the_log_beside_the_file_counts(tmp_path: Path) -> None:
             shutil.copy(tmp_path / name, tmp_path / name.replace("l.db", "copy.db"))
     with Ledger.open(tmp_path / "copy.db", budget=Budget(4.0, 1e-6)) as copy:
         assert len(copy.rounds()) == 1
+
+
+# --- the driver's words in ours -----------------------------------------------------------------------------------
+
+
+class Refusal(sqlite3.OperationalError):
+    """An error of the driver with a code of our choice."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("the driver's words")
+        self.sqlite_errorcode = code  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (sqlite3.SQLITE_BUSY, LedgerBusy),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, LedgerBusy),
+        (sqlite3.SQLITE_LOCKED, LedgerBusy),
+        (sqlite3.SQLITE_READONLY_DBMOVED, LedgerReadOnly),
+        (sqlite3.SQLITE_FULL, LedgerFull),
+        (sqlite3.SQLITE_NOTADB, NotALedger),
+        (sqlite3.SQLITE_CORRUPT_INDEX, CorruptLedger),
+        (sqlite3.SQLITE_CANTOPEN, LedgerUnreadable),
+        (sqlite3.SQLITE_IOERR, LedgerError),
+        (sqlite3.SQLITE_NOMEM, LedgerError),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_every_refusal_has_a_name_and_a_remedy(path: Path, code: int, expected: type, named: bool) -> None:
+    error = database_module.translate(Refusal(code), path if named else None)
+    assert type(error) is expected
+    assert (str(path) if named else "in memory") in str(error)
+    assert ": " in str(error)
+
+
+def test_an_unknown_refusal_is_not_mistaken_for_damage(path: Path) -> None:
+    with Ledger.open(path, budget=BUDGET) as ledger:
+
+        class Connection:
+            def execute(self, query: object) -> object:
+                raise sqlalchemy.exc.OperationalError("SELECT", {}, Refusal(sqlite3.SQLITE_BUSY))
+
+        with pytest.raises(sqlalchemy.exc.OperationalError):
+            list(ledger._database.rows(Connection(), first=1))
+
+
+class Switch:
+    """A connection whose file system, or whose neighbours, have something against a write-ahead log."""
+
+    def __init__(self, *answers: str | Exception) -> None:
+        self.answers = list(answers)
+
+    def execute(self, statement: str) -> Switch:
+        return self
+
+    def fetchone(self) -> tuple[str]:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return (answer,)
+
+
+def test_the_switch_to_the_log_waits_for_others_and_insists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module.time, "sleep", lambda seconds: None)
+    database = database_module.Database(tmp_path / "l.db", timeout=60.0)
+    database._switch_to_wal(Switch(Refusal(sqlite3.SQLITE_BUSY), Refusal(sqlite3.SQLITE_BUSY), "wal"))
+    with pytest.raises(LedgerError, match="put the ledger on a local disk"):
+        database._switch_to_wal(Switch("delete"))
+    with pytest.raises(Refusal):
+        database._switch_to_wal(Switch(Refusal(sqlite3.SQLITE_IOERR)))
+    impatient = database_module.Database(tmp_path / "l.db", timeout=-1.0)
+    with pytest.raises(Refusal):
+        impatient._switch_to_wal(Switch(Refusal(sqlite3.SQLITE_BUSY)))
+
+
+def test_a_chain_spliced_from_another_ledger(path: Path, tmp_path: Path) -> None:
+    """Rows of another ledger fit by their own digests, and not by their predecessors."""
+    other = tmp_path / "other.db"
+    with Ledger.open(other, budget=BUDGET, clock=Clock()) as ledger:
+        for _ in range(5):
+            ledger.reserve(plan(mu2=1e-9))
+    connection = sqlite3.connect(other)
+    row = connection.execute("SELECT kind, entry, digest FROM entries WHERE seq = 4").fetchone()
+    connection.close()
+    edit(path, ("UPDATE entries SET kind = ?, entry = ?, digest = ? WHERE seq = 4", row))
+    with pytest.raises(CorruptLedger, match="entry 4 names another predecessor"):
+        Ledger.open(path, budget=BUDGET)

@@ -97,6 +97,30 @@ def test_both_routes_find_the_same_epsilon(costs: list[tuple[float, ...]], delta
     assert first >= second * (1 - 1e-12)
 
 
+def test_an_epsilon_beyond_the_floats_is_infinite_on_both_routes() -> None:
+    """Ten thousand clients' noise, and only one of them unmasked: e^epsilon has no float."""
+    with Ledger.open(None, budget=BUDGET) as ledger:
+        shares = 10_000
+        ledger.reserve(plan(mu2=ledger.total_mu2(), shares=shares, planned=shares, sigma=2.0**30))
+        verdict = verify(ledger)
+    assert verdict.ok, verdict.problems
+    assert verdict.views[-1].guaranteed == verdict.views[-1].guaranteed_again == math.inf
+    assert second_route.total_epsilon([second_route.Cost(7000.0, 0.0, 0.0, 0.0)], 1e-6) == pytest.approx(
+        Total.of([Charge(mu2=7000.0)]).epsilon(1e-6), rel=1e-9
+    )
+
+
+def test_the_ends_of_the_second_route() -> None:
+    none = second_route.Cost(0.0, 0.0, 0.0, 0.0)
+    assert second_route.total_epsilon([], 1e-6) == 0.0
+    assert second_route.total_epsilon([none], 1e-6) == 0.0
+    assert second_route.delta_by_quadrature(1.0, 0.0) == 0.0
+    assert second_route.total_epsilon([second_route.Cost(math.inf, 0.0, 0.0, 0.0)], 1e-6) == math.inf
+    assert second_route.total_epsilon([second_route.Cost(1.0, 700.0, 0.0, 0.0)], 1e-6) == math.inf
+    assert second_route.total_epsilon([second_route.Cost(1e-12, 0.25, 0.0, 0.0)], 1e-3) == 0.25
+    assert second_route.total_epsilon([second_route.Cost(1.0, 0.0, 1e-5, 0.0)], 1e-6) == math.inf
+
+
 def test_a_good_ledger(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     ledger_with(path).close()
