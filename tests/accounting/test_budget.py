@@ -107,7 +107,7 @@ def test_the_hair_is_a_hair(epsilon: float, delta: float) -> None:
     """What is kept for slack and tails costs under 0.03 % of the noise."""
     assert math.sqrt(calibrate_mu2(epsilon, delta)) >= gaussian_mu(epsilon, delta) * (1 - 3e-4)
     theirs = 1 / dp_accounting.get_sigma_gaussian(epsilon, delta)
-    assert math.sqrt(calibrate_mu2(epsilon, delta)) == pytest.approx(theirs, rel=3e-4)
+    assert math.sqrt(calibrate_mu2(epsilon, delta)) == pytest.approx(theirs, rel=3e-4, abs=0.0)
 
 
 @pytest.mark.parametrize(("epsilon", "delta"), [(0.1, 1e-5), (1.0, 1e-6), (4.0, 1e-11), (10.0, 1e-9)])
@@ -135,13 +135,13 @@ def test_calibrated_noise_spends_the_budget_in_its_view(view: str, rounds: int) 
     share = multiplier / math.sqrt(40)
     mu2 = rounds / (View.parse(view).noise_shares(40) * share**2)
     assert mu2 <= calibrate_mu2(2.0, 1e-6) * (1 + 1e-12)
-    assert mu2 == pytest.approx(calibrate_mu2(2.0, 1e-6), rel=1e-12)
+    assert mu2 == pytest.approx(calibrate_mu2(2.0, 1e-6), rel=1e-12, abs=0.0)
 
 
 def test_a_reserve_of_ones_own() -> None:
     assert calibrate_mu2(2.0, 1e-6, slack_reserve=0.5) < calibrate_mu2(2.0, 1e-6)
     assert Budget(2.0, 1e-6, slack_reserve=0.5).allowance().epsilon_slack == 0.5
-    assert Budget(1e-5, 1e-6).allowance().epsilon_slack == pytest.approx(1e-6)
+    assert Budget(1e-5, 1e-6).allowance().epsilon_slack == pytest.approx(1e-6, rel=1e-12, abs=0.0)
     for reserve in (2.0, -0.1, math.nan):
         with pytest.raises(ParameterError, match="slack_reserve"):
             calibrate_mu2(2.0, 1e-6, slack_reserve=reserve)

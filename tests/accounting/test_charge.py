@@ -30,14 +30,14 @@ def test_total_is_additive(left: list[Charge], right: list[Charge]) -> None:
         for total in (together, apart):
             found = getattr(total, name)
             assert Fraction(found) >= exact * (1 - Fraction(1, 2**90)), "rounded up"
-            assert found == pytest.approx(float(exact), rel=3e-16)
+            assert found == pytest.approx(float(exact), rel=3e-16, abs=0.0)
 
 
 def test_a_million_tiny_charges_do_not_vanish() -> None:
     total = Total.of([Charge(mu2=1.0)])
     for _ in range(1000):
         total = total + Charge(mu2=1e-17)
-    assert total.mu2 == pytest.approx(1.0 + 1e-14, rel=1e-16)
+    assert total.mu2 == pytest.approx(1.0 + 1e-14, rel=3e-16, abs=0.0)
     assert total.mu2 > 1.0
 
 
@@ -61,21 +61,21 @@ def test_epsilon_and_delta_are_safe_inverses(charges: list[Charge], delta: float
 
 def test_plain_gaussian_without_error_terms() -> None:
     total = Total.of([Charge(mu2=0.36), Charge(mu2=0.64)])
-    assert total.epsilon(1e-5) == pytest.approx(gaussian_epsilon(1e-5, 1.0), rel=1e-12)
-    assert total.delta(4.0) == pytest.approx(gaussian_delta(4.0, 1.0), rel=1e-12)
-    assert total.mu == pytest.approx(1.0, rel=1e-15)
+    assert total.epsilon(1e-5) == pytest.approx(gaussian_epsilon(1e-5, 1.0), rel=1e-12, abs=0.0)
+    assert total.delta(4.0) == pytest.approx(gaussian_delta(4.0, 1.0), rel=1e-12, abs=0.0)
+    assert total.mu == pytest.approx(1.0, rel=1e-15, abs=0.0)
 
 
 def test_every_error_term_counts() -> None:
     bare = Total.of([Charge(mu2=1.0)]).epsilon(1e-5)
     slack = Total.of([Charge(mu2=1.0, epsilon_slack=0.01)]).epsilon(1e-5)
-    assert slack == pytest.approx(0.01 + gaussian_epsilon(1e-5 * math.exp(-0.01), 1.0), rel=1e-12)
+    assert slack == pytest.approx(0.01 + gaussian_epsilon(1e-5 * math.exp(-0.01), 1.0), rel=1e-12, abs=0.0)
     for field in ("delta_tail", "sampler_distance"):
         leaking = Total.of([Charge(mu2=1.0, **{field: 1e-8})])
         assert leaking.epsilon(1e-5) > bare + 1e-3
         grown = math.exp(leaking.epsilon(1e-5))
         leaked = 1e-8 * (grown if field == "delta_tail" else 1 + grown)
-        assert leaking.epsilon(1e-5) == pytest.approx(gaussian_epsilon(1e-5 - leaked, 1.0), rel=1e-9)
+        assert leaking.epsilon(1e-5) == pytest.approx(gaussian_epsilon(1e-5 - leaked, 1.0), rel=1e-9, abs=0.0)
 
 
 def test_where_the_leak_eats_delta_there_is_no_epsilon() -> None:
@@ -90,7 +90,7 @@ def test_leaks_near_the_limit_agree_on_both_routes() -> None:
     for tail in (1e-9, 1e-8, 4e-8, 6e-8):
         ours = Total.of([Charge(mu2=1.0, delta_tail=tail)]).epsilon(1e-5)
         again = second_route.total_epsilon([second_route.Cost(1.0, 0.0, tail, 0.0)], 1e-5)
-        assert ours == pytest.approx(again, rel=1e-9)
+        assert ours == pytest.approx(again, rel=1e-9, abs=0.0)
 
 
 def test_non_private_is_infinite_and_stays_so() -> None:

@@ -197,7 +197,7 @@ def test_golden_discrete_gaussian_losses() -> None:
     """The exact route used here gives dp-accounting's own upper values (golden.json, dgauss1d)."""
     for sigma, terms, value in ((10.0, 1, 0.340818285246244), (10.0, 100, 4.377187413466975)):
         lowest = lowest_epsilon(sigma=sigma, shares=1, sensitivity=1, terms=terms, delta=1e-5)
-        assert lowest == pytest.approx(value, rel=2e-4)
+        assert lowest == pytest.approx(value, rel=2e-4, abs=0.0)
         charge = fine_grid_charge(
             l2_sensitivity=math.sqrt(terms), dimension=terms, share_sigma=sigma, shares=1, tail_exponent=25.0
         )
@@ -236,11 +236,11 @@ def test_known_values() -> None:
     charge = fine_grid_charge(
         l2_sensitivity=3.0, dimension=100, share_sigma=7.0, shares=4, sampler_distance=2.0**-112, tail_exponent=64.0
     )
-    assert charge.mu2 == pytest.approx(9.0 / 196.0, rel=1e-12)
-    assert charge.delta_tail == pytest.approx(math.exp(-64.0), rel=1e-12)
-    assert charge.sampler_distance == pytest.approx(400 * 2.0**-112, rel=1e-12)
+    assert charge.mu2 == pytest.approx(9.0 / 196.0, rel=1e-12, abs=0.0)
+    assert charge.delta_tail == pytest.approx(math.exp(-64.0), rel=1e-12, abs=0.0)
+    assert charge.sampler_distance == pytest.approx(400 * 2.0**-112, rel=1e-12, abs=0.0)
     radius = math.sqrt(100 + 2 * math.sqrt(6400) + 128) + 10 / 28
-    assert charge.epsilon_slack == pytest.approx((100 + radius**2) / (24 * 196.0), rel=1e-9)
+    assert charge.epsilon_slack == pytest.approx((100 + radius**2) / (24 * 196.0), rel=1e-9, abs=0.0)
 
 
 def test_the_convolution_is_in_the_slack() -> None:
@@ -248,7 +248,7 @@ def test_the_convolution_is_in_the_slack() -> None:
     tau = 10 * sum(math.exp(-2 * math.pi**2 * 0.36 * k / (k + 1)) for k in range(1, 6))
     one = fine_grid_charge(l2_sensitivity=1.0, dimension=7, share_sigma=0.6 * math.sqrt(6), shares=1)
     assert tau > 0.1
-    assert several.epsilon_slack - one.epsilon_slack == pytest.approx(7 * tau, rel=1e-9)
+    assert several.epsilon_slack - one.epsilon_slack == pytest.approx(7 * tau, rel=1e-9, abs=0.0)
 
 
 def test_one_share_has_no_convolution() -> None:

@@ -57,9 +57,9 @@ def test_the_mills_ratio_and_its_slope(x: float) -> None:
         ratio = mpmath.erfc(x / mpmath.sqrt(2)) / 2 / mpmath.npdf(x)
         slope = 1 - x * ratio
         apart = ratio - mpmath.erfc((x + mpmath.mpf(1) / 16) / mpmath.sqrt(2)) / 2 / mpmath.npdf(x + mpmath.mpf(1) / 16)
-    assert mills(x) == pytest.approx(float(ratio), rel=1e-14)
-    assert mills_slope(x) == pytest.approx(float(slope), rel=2e-13)
-    assert mills_difference(x, 1 / 16) == pytest.approx(float(apart), rel=4e-13)
+    assert mills(x) == pytest.approx(float(ratio), rel=1e-14, abs=0.0)
+    assert mills_slope(x) == pytest.approx(float(slope), rel=2e-13, abs=0.0)
+    assert mills_difference(x, 1 / 16) == pytest.approx(float(apart), rel=4e-13, abs=0.0)
 
 
 def test_far_beyond_the_floats_the_logarithm_still_holds() -> None:
@@ -111,7 +111,7 @@ def test_mu_and_epsilon_are_inverse_and_safe(epsilon: float, delta: float) -> No
     mu = gaussian_mu(epsilon, delta)
     again = gaussian_epsilon(delta, mu)
     assert again <= epsilon * (1 + 1e-12)
-    assert again == pytest.approx(epsilon, rel=1e-10)
+    assert again == pytest.approx(epsilon, rel=1e-10, abs=0.0)
 
 
 @given(st.floats(1e-4, 40.0), st.floats(1e-4, 40.0), st.floats(1e-12, 0.4))
@@ -124,8 +124,10 @@ def test_more_mu_never_costs_less(mu: float, other: float, delta: float) -> None
 @pytest.mark.parametrize(("mu", "delta"), [(0.2, 1e-5), (1.0, 1e-6), (4.0, 1e-9)])
 def test_agrees_with_dp_accounting(mu: float, delta: float) -> None:
     theirs = dp_accounting.get_epsilon_gaussian(1.0 / mu, delta)
-    assert gaussian_epsilon(delta, mu) == pytest.approx(theirs, rel=1e-9)
-    assert 1.0 / gaussian_mu(theirs, delta) == pytest.approx(dp_accounting.get_sigma_gaussian(theirs, delta), rel=1e-6)
+    assert gaussian_epsilon(delta, mu) == pytest.approx(theirs, rel=1e-9, abs=0.0)
+    assert 1.0 / gaussian_mu(theirs, delta) == pytest.approx(
+        dp_accounting.get_sigma_gaussian(theirs, delta), rel=1e-6, abs=0.0
+    )
 
 
 def test_ends() -> None:

@@ -54,7 +54,7 @@ def test_a_plain_run(tmp_path: Path) -> None:
     assert data["marks"] == []
     assert data["setting"]["budget"] == {"epsilon": 4.0, "delta": 1e-6}
     assert data["setting"]["relation"] == "add/remove"
-    assert data["spending"]["fraction"] == pytest.approx(0.5, rel=1e-6)
+    assert data["spending"]["fraction"] == pytest.approx(0.5, rel=1e-6, abs=0.0)
     assert (data["spending"]["settled"], data["spending"]["bytes_up"]) == (2, 20)
     assert [view["view"] for view in data["views"]] == ["released", "server", "client", "colluders(7)", "unmasked"]
     assert [view["guarded"] for view in data["views"]] == [False, True, False, False, False]
@@ -81,7 +81,7 @@ def test_epsilons_per_round_and_view() -> None:
             assert view["realised"]["epsilon"] == ledger.epsilon(name, realised=True)
             assert rounds[1]["guaranteed"]["epsilon"] < rounds[1]["cumulative_guaranteed"]["epsilon"]
     at = data["views"][1]["at_deltas"]
-    assert [each["delta"] for each in at] == pytest.approx([1e-6, 1e-7, 1e-9])
+    assert [each["delta"] for each in at] == pytest.approx([1e-6, 1e-7, 1e-9], abs=0.0)
     assert at[0]["guaranteed"]["epsilon"] < at[1]["guaranteed"]["epsilon"] < at[2]["guaranteed"]["epsilon"]
     assert (first["survivors"], first["guaranteed_shares"], first["planned_shares"]) == (50, 35, 50)
     assert first["noise_multiplier"] == pytest.approx(1 / math.sqrt(0.2 * ledger.total_mu2()))
@@ -93,7 +93,7 @@ def test_error_terms_are_stated() -> None:
         terms = checked(report_data(ledger))["error_terms"]
         assert terms["with_them"]["epsilon"] == ledger.epsilon()
     assert terms["without_them"]["epsilon"] < terms["with_them"]["epsilon"]
-    assert terms["without_them"]["epsilon"] == pytest.approx(terms["with_them"]["epsilon"], rel=1e-6)
+    assert terms["without_them"]["epsilon"] == pytest.approx(terms["with_them"]["epsilon"], rel=1e-6, abs=0.0)
     assert 0 < terms["epsilon_slack"] < 1e-10
     assert 0 < terms["delta_tail"] < 1e-100
     assert 0 < terms["delta_leak"] < 1e-20
