@@ -101,6 +101,12 @@ class LocalFederation(FederationBase):
             trusted=mode == "trusted",
             noise_source="os" if noise_seed is None else "seeded",
         )
+        view = View.parse(self._terms.view)
+        if mode == "secure" and view.t > self.guaranteed_survivors - 2:
+            raise UsageError(
+                f"view {view}: {self.guaranteed_survivors} guaranteed survivors keep a secret from at most"
+                f" {max(self.guaranteed_survivors - 2, 0)} colluders; bring more clients, or tolerate fewer losses"
+            )
         self._dropout = dropout
         self._noise_seed = noise_seed
         self._drawn: dict[str, int] = dict.fromkeys(self._sources, 0)
@@ -169,7 +175,7 @@ class LocalFederation(FederationBase):
             dimension=task.plan.dimension,
             guaranteed=self.guaranteed_survivors,
             rounds=min(task.expected_rounds, MAX_EPOCH_ROUNDS),
-            corrupt=view.t / self.n_clients if view.kind == "colluders" else 0.0,
+            colluders=max(view.t if view.kind == "colluders" else 0, min(1, self.guaranteed_survivors - 2)),
             dropout=self._dropout,
             plan_digest=hashlib.sha256(self._terms.encode()).digest(),
             lost=lost,

@@ -45,7 +45,7 @@ class SecureEpoch:
         dimension: length of the vector.
         guaranteed: fewest survivors with which a round completes.
         rounds: most rounds that the epoch carries.
-        corrupt: fraction of clients that may work with the server.
+        colluders: number of clients that may work with the server; the threshold exceeds it whoever is lost.
         dropout: fraction of clients that may be lost.
         plan_digest: 32 bytes that the offer is bound to.
         lost: says whether a client's message of a step never arrives.
@@ -61,7 +61,7 @@ class SecureEpoch:
         dimension: int,
         guaranteed: int,
         rounds: int,
-        corrupt: float,
+        colluders: int,
         dropout: float,
         plan_digest: bytes,
         lost: Lost,
@@ -75,7 +75,7 @@ class SecureEpoch:
                 n_max=len(clients),
                 rounds=rounds,
                 plan_digest=plan_digest,
-                corrupt=corrupt,
+                corrupt=colluders / len(clients),
                 dropout=dropout,
             )
         )
@@ -83,7 +83,7 @@ class SecureEpoch:
         policy = ClientPolicy(
             n_min=guaranteed,
             n_max=len(clients),
-            min_corrupt=corrupt,
+            min_colluders=colluders,
             max_dropout=dropout,
             identities=frozenset(self._sides),
             plan_digests=frozenset({plan_digest}),

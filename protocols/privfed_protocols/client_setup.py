@@ -26,7 +26,6 @@ from .graph import CompleteGraph
 from .labels import VERSION
 from .merkle import leaf_hash, root_of, verify_path
 from .messages import Advertise, Delivery, Offer, Roster, Shares, decode_advertise, encode
-from .parameters import select_parameters
 from .policy import ClientPolicy
 from .primitives import KEY_BYTES, TAG_BYTES, Agreement, check_public_key, equal, public_key, seal, unseal
 from .shamir import PRIME, FieldStream, share, to_limbs
@@ -89,7 +88,7 @@ def check_roster(
         raise WrongRound("roster is for another epoch")
     if not offer.n_min <= roster.n <= offer.n_max:
         raise RosterSize(f"roster of {roster.n} clients, offered {offer.n_min} to {offer.n_max}")
-    threshold = _check_parameters(roster, offer)
+    threshold = _check_parameters(roster, offer, policy)
     _check_own_leaf(roster, advertise)
     graph = CompleteGraph(roster.n)
     neighbours = graph.neighbours(roster.index) if roster.index < roster.n else ()
@@ -117,15 +116,15 @@ def check_roster(
     )
 
 
-def _check_parameters(roster: Roster, offer: Offer) -> int:
+def _check_parameters(roster: Roster, offer: Offer, policy: ClientPolicy) -> int:
     try:
-        own = select_parameters(
-            roster.n, corrupt=offer.corrupt, dropout=offer.dropout, sigma=offer.sigma, eta=offer.eta, mode=offer.mode
-        )
+        own = offer.parameters(roster.n)
     except (InfeasibleParameters, LocalProtocolError) as error:
         raise WeakParameters(f"no parameters fit this roster: {error}") from None
     if (roster.k, roster.t) != (own.k, own.t):
         raise WeakParameters(f"roster says k={roster.k}, t={roster.t}; own selection is k={own.k}, t={own.t}")
+    if own.t <= policy.min_colluders:
+        raise WeakParameters(f"a threshold of {own.t} does not stand {policy.min_colluders} colluders")
     return own.t
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from .errors import InfeasibleParameters, LocalProtocolError, UnknownFormat
 from .labels import SUITE, VERSION
-from .parameters import MAX_COMPLETE, select_parameters
+from .parameters import MAX_COMPLETE, GraphParameters, select_parameters
 from .vectors import VectorSpec, check_layout
 
 Version = Literal["sa1"]
@@ -78,6 +78,19 @@ class Offer(Message, frozen=True, tag=0):
     vectors: tuple[VectorSpec, ...]
     plan_digest: Digest
 
+    def parameters(self, n: int) -> GraphParameters:
+        """Neighbours and threshold for a roster of `n` clients; the same at every party. See `select_parameters`."""
+        return select_parameters(
+            n,
+            corrupt=self.corrupt,
+            dropout=self.dropout,
+            n_min=self.n_min,
+            n_max=self.n_max,
+            sigma=self.sigma,
+            eta=self.eta,
+            mode=self.mode,
+        )
+
     @classmethod
     def new(
         cls,
@@ -131,7 +144,7 @@ def _check_feasible(offer: Offer) -> None:
     problem: InfeasibleParameters | None = None
     for n in range(offer.n_min, min(offer.n_max, MAX_COMPLETE) + 1):
         try:
-            select_parameters(n, corrupt=offer.corrupt, dropout=offer.dropout, mode=offer.mode)
+            offer.parameters(n)
         except InfeasibleParameters as error:
             problem = error
         else:

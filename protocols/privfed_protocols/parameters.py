@@ -29,19 +29,30 @@ def worst_count(fraction: float, n: int) -> int:
 
 
 def select_parameters(
-    n: int, *, corrupt: float, dropout: float, sigma: int = 40, eta: int = 20, mode: Mode = "semi-honest"
+    n: int,
+    *,
+    corrupt: float,
+    dropout: float,
+    n_min: int | None = None,
+    n_max: int | None = None,
+    sigma: int = 40,
+    eta: int = 20,
+    mode: Mode = "semi-honest",
 ) -> GraphParameters:
     """Choose (k, t) for `n` clients on the complete graph.
 
     On the complete graph everybody is a neighbour, so the hypergeometric tails of the sparse graph are steps: at most
-    C = floor(corrupt n) neighbours are corrupt and at most D = floor(dropout n) are gone, with certainty, whatever
-    `sigma` and `eta`. Secrecy needs t >= C + 1, liveness t <= k - D. Between the two, the smallest t with
+    C = floor(corrupt n_max) neighbours are corrupt and at most D = min(floor(dropout n), n - n_min) are gone, with
+    certainty, whatever `sigma` and `eta`. C counts the invited: those who are lost in set-up are honest ones, the
+    corrupt all turn up. Rounds below n_min fail anyway, so that D need not reach beyond. Secrecy needs t >= C + 1, liveness t <= k - D. Between the two, the smallest t with
     2t >= k + C + 1 is taken, because then no C corrupt clients and a server can gather t shares of both secrets of
     one client by splitting the honest neighbours; where drop-outs do not allow it, the largest t that they allow.
 
     Args:
         n: number of clients in the roster, 2 to 300.
-        corrupt: largest share of clients that may pool what they see with the server, in [0, 1).
+        corrupt: largest share of the invited clients that may pool what they see with the server, in [0, 1).
+        n_min: fewest clients with whom a round may end; None leaves drop-outs to `dropout` alone.
+        n_max: number of clients invited, at least n; None for n.
         dropout: largest share of clients that may be gone in a round that still has to succeed, in [0, 1).
         sigma: statistical security in bits; without effect on the complete graph.
         eta: bits of the chance that drop-outs within `dropout` fail a round; without effect on the complete graph.
@@ -55,11 +66,15 @@ def select_parameters(
     GraphParameters(k=19, t=11)
     """
     _check_arguments(n, corrupt, dropout, mode)
+    invited = n if n_max is None else n_max
+    fewest = 0 if n_min is None else n_min
+    if not fewest <= n <= invited:
+        raise LocalProtocolError(f"{n} clients are outside n_min={n_min} to n_max={n_max}")
     k = n - 1
-    least = worst_count(corrupt, n) + 1
-    most = k - worst_count(dropout, n)
+    bad, gone = worst_count(corrupt, invited), min(worst_count(dropout, n), n - fewest)
+    least, most = bad + 1, k - gone
     if least > most:
-        raise InfeasibleParameters(_advice(n, corrupt, dropout))
+        raise InfeasibleParameters(_advice(n, invited, bad, gone))
     wanted = (k + least + 1) // 2
     return GraphParameters(k=k, t=min(max(wanted, least), most))
 
@@ -75,15 +90,14 @@ def _check_arguments(n: int, corrupt: float, dropout: float, mode: str) -> None:
         raise LocalProtocolError(f"mode {mode!r} is unknown, expected 'semi-honest'")
 
 
-def _advice(n: int, corrupt: float, dropout: float) -> str:
+def _advice(n: int, invited: int, bad: int, gone: int) -> str:
     """Name the nearest settings that work: the largest drop-out for this corruption, and the reverse."""
-    bad, gone = worst_count(corrupt, n), worst_count(dropout, n)
-    found = f"corrupt={corrupt} and dropout={dropout} leave no threshold for {n} clients ({bad} corrupt, {gone} gone)"
+    found = f"no threshold stands {bad} corrupt of {invited} invited clients and {gone} of {n} gone"
     remedies = []
     if n - 2 - bad >= 0:
         remedies.append(f"dropout={(n - 2 - bad) / n:.6g} at this corruption")
     if n - 2 - gone >= 0:
-        remedies.append(f"corrupt={(n - 2 - gone) / n:.6g} at this drop-out")
+        remedies.append(f"corrupt={(n - 2 - gone) / invited:.6g} at this drop-out")
     if not remedies:
         remedies.append(f"corrupt=0 and dropout={(n - 2) / n:.6g}")
     return f"{found}; the nearest that work: " + ", or ".join(remedies)

@@ -16,6 +16,8 @@ class ClientPolicy:
     Attributes:
         n_min: fewest clients that the client hides among; offers with a smaller `n_min` are refused.
         min_corrupt: least share of corrupt clients that the threshold has to stand, in [0, 1).
+        min_colluders: least number of clients that may work with the server without opening any single vector, whatever
+            the roster: the threshold must exceed it.
         max_dropout: largest tolerated drop-out that an offer may ask for; more tolerance means a lower threshold.
         min_sigma: least statistical security in bits.
         identities: the only identities allowed in a roster; None allows all. Without a list (and without signatures)
@@ -30,6 +32,7 @@ class ClientPolicy:
 
     n_min: int = 2
     min_corrupt: float = 0.0
+    min_colluders: int = 0
     max_dropout: float = 1.0
     min_sigma: int = 40
     identities: frozenset[bytes] | None = field(default=None, repr=False)

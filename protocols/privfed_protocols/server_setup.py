@@ -12,7 +12,7 @@ from .graph import CompleteGraph
 from .labels import VERSION
 from .merkle import leaf_hash, path_of, root_of
 from .messages import Advertise, Delivery, Neighbour, Offer, Roster, Shares, check_advertise, encode
-from .parameters import GraphParameters, select_parameters
+from .parameters import GraphParameters
 from .primitives import KEY_BYTES, equal
 
 
@@ -87,9 +87,7 @@ def make_rosters(
     """Sort, hash and cut the roster: the server's own view, and an M2 for each client."""
     identities = tuple(sorted(messages))
     n = len(identities)
-    parameters = select_parameters(
-        n, corrupt=offer.corrupt, dropout=offer.dropout, sigma=offer.sigma, eta=offer.eta, mode=offer.mode
-    )
+    parameters = offer.parameters(n)
     leaves = [messages[identity][0] for identity in identities]
     advertised = [messages[identity][1] for identity in identities]
     hashes = [leaf_hash(leaf) for leaf in leaves]

@@ -356,3 +356,13 @@ def test_a_loaded_client_may_have_lost_its_last_row() -> None:
     federation.release(Count(), share=0.5)
     rows[0] = np.ones((0, 2))
     assert federation.release(Count(), share=0.5).survivors == 3
+
+
+def test_the_threshold_exceeds_the_guarded_colluders_whoever_is_lost() -> None:
+    """Six of ten work with the server and two honest clients are lost in set-up: six shares must still open nothing."""
+    budget = Budget(1.0, 1e-5, view="colluders(6)")
+    losses = [Dropout("silo-0", "advertise"), Dropout("silo-1", "advertise")]
+    federation = LocalFederation(silos(10), budget=budget, dropout=0.2, dropouts=losses)
+    assert federation.release(Count(), share=0.5).survivors == 8
+    with pytest.raises(UsageError, match="at most 6 colluders"):
+        LocalFederation(silos(10), budget=Budget(1.0, 1e-5, view="colluders(7)"), dropout=0.2)

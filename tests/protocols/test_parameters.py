@@ -53,6 +53,24 @@ def test_fractions_that_floats_cannot_hold_count_fully() -> None:
     assert select_parameters(100, corrupt=0.29, dropout=0.6).t == by_definition(100, 29, 60)
 
 
+@given(st.integers(3, 40), st.data())
+def test_whoever_is_lost_in_set_up_the_threshold_exceeds_the_colluders(invited: int, data: st.DataObject) -> None:
+    """Colluders all turn up: those who are lost are honest. No permitted roster may let them open a secret alone."""
+    colluders = data.draw(st.integers(0, invited - 2))
+    n_min = data.draw(st.integers(colluders + 2, invited))
+    dropout = data.draw(st.floats(0.0, 0.9))
+    for n in range(n_min, invited + 1):
+        found = select_parameters(n, corrupt=colluders / invited, dropout=dropout, n_min=n_min, n_max=invited)
+        assert colluders < found.t <= n - 1
+        assert found.k - found.t >= min(int(dropout * n), n - n_min)
+
+
+def test_a_roster_outside_the_offer_is_refused() -> None:
+    for n in (4, 11):
+        with pytest.raises(LocalProtocolError, match="outside"):
+            select_parameters(n, corrupt=0.0, dropout=0.0, n_min=5, n_max=10)
+
+
 def test_examples() -> None:
     assert select_parameters(2, corrupt=0.0, dropout=0.0) == GraphParameters(k=1, t=1)
     assert select_parameters(20, corrupt=0.0, dropout=0.2) == GraphParameters(k=19, t=10)

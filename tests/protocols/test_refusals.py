@@ -247,6 +247,17 @@ def test_3_parameters_other_than_its_own(changes: dict[str, object]) -> None:
     assert refused(forge.client, forge.forged(**changes), WeakParameters).refusal == 3
 
 
+@pytest.mark.parametrize(("colluders", "accepted"), [(1, True), (2, False)])
+def test_3_a_threshold_that_the_guarded_colluders_reach(colluders: int, accepted: bool) -> None:
+    forge = RosterForge()
+    assert forge.roster.t == 2
+    forge.client._policy = ClientPolicy(min_colluders=colluders)
+    if accepted:
+        assert forge.client.receive(forge.forged()).reply
+    else:
+        assert refused(forge.client, forge.forged(), WeakParameters).refusal == 3
+
+
 def test_3_a_roster_for_which_no_parameters_exist() -> None:
     forge = RosterForge(n_min=2, corrupt=0.5, dropout=0.0)  # fits 4 clients, not 2
     forge.leaves = forge.leaves[:2]
