@@ -44,9 +44,11 @@ def select_parameters(
     On the complete graph everybody is a neighbour, so the hypergeometric tails of the sparse graph are steps: at most
     C = floor(corrupt n_max) neighbours are corrupt and at most D = min(floor(dropout n), n - n_min) are gone, with
     certainty, whatever `sigma` and `eta`. C counts the invited: those who are lost in set-up are honest ones, the
-    corrupt all turn up. Rounds below n_min fail anyway, so that D need not reach beyond. Secrecy needs t >= C + 1, liveness t <= k - D. Between the two, the smallest t with
-    2t >= k + C + 1 is taken, because then no C corrupt clients and a server can gather t shares of both secrets of
-    one client by splitting the honest neighbours; where drop-outs do not allow it, the largest t that they allow.
+    corrupt all turn up. Rounds below n_min fail anyway, so that D need not reach beyond.
+
+    Secrecy needs t >= C + 1, liveness t <= k - D. Between the two, the smallest t with 2t >= k + C + 1 is taken,
+    because then no C corrupt clients and a server can gather t shares of both secrets of one client by splitting the
+    honest neighbours; where drop-outs do not allow it, the largest t that they allow.
 
     Args:
         n: number of clients in the roster, 2 to 300.
