@@ -6,10 +6,7 @@ between any two steps leaves the charge standing, so that the ledger may say too
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import math
-import secrets
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -17,35 +14,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import sqlalchemy as sa
-
 from privfed_accounting.budget import Budget, leak
 from privfed_accounting.canonical import checked_facts
-from privfed_accounting.chain import Entry, read_chain
+from privfed_accounting.chain import Entry
 from privfed_accounting.charge import Charge, Total
-from privfed_accounting.database import ENTRIES, Database
+from privfed_accounting.database import Database
 from privfed_accounting.errors import (
     BudgetExhausted,
     BudgetMismatch,
-    CorruptLedger,
     GuaranteeBroken,
     LedgerError,
     LedgerReadOnly,
     LedgerUnreadable,
     ParameterError,
 )
-from privfed_accounting.records import (
-    FORMAT,
-    Book,
-    NoteRecord,
-    RoundRecord,
-    budget_to_dict,
-    charge_to_dict,
-)
+from privfed_accounting.journal import Clock, append, catch_up, opening, read_ledger, read_new, utc_now
+from privfed_accounting.records import Book, NoteRecord, RoundRecord, charge_to_dict
 from privfed_accounting.round_plan import RoundPlan
 from privfed_accounting.views import View
-
-Clock = Callable[[], datetime.datetime]
 
 
 def _no_step(name: str) -> None:
@@ -103,7 +89,7 @@ class Ledger:
         file = None if path is None else Path(path)
         if file is not None and not file.exists() and not file.parent.is_dir():
             raise LedgerUnreadable(f"directory {file.parent} of ledger {file} does not exist: create it first")
-        clock = _utc_now if clock is None else clock
+        clock = utc_now if clock is None else clock
         if budget is None and file is not None and file.exists() and file.stat().st_size:
             database, book = read_ledger(file, timeout=timeout)
             if book.budget is not None:
@@ -116,7 +102,7 @@ class Ledger:
             with database.transaction() as connection:
                 if not database.has_schema(connection):
                     database.create_schema(connection)
-                    _append(connection, Book(), "open", _opening(budget), clock)
+                    append(connection, Book(), "open", opening(budget), clock)
                     on_step("open:inserted")
             on_step("open:committed")
             book = Book()
@@ -305,10 +291,10 @@ class Ledger:
             self._step(f"{kind}:begin")
             with self._database.transaction() as connection:
                 self._step(f"{kind}:locked")
-                _read_new(self._database, connection, self._book)
+                read_new(self._database, connection, self._book)
                 check()
                 self._step(f"{kind}:checked")
-                entry = _append(connection, self._book, kind, body, self._clock)
+                entry = append(connection, self._book, kind, body, self._clock)
                 self._step(f"{kind}:inserted")
             self._step(f"{kind}:committed")
             self._book.apply(entry)
@@ -384,69 +370,9 @@ class Ledger:
         return record
 
 
-def _opening(budget: Budget | None) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "ledger": secrets.token_hex(16),
-        "budget": None if budget is None else budget_to_dict(budget),
-        "allowance": None if budget is None else dataclasses.asdict(budget.allowance()),
-        "software": "privfed_accounting",
-    }
-
-
-def _append(connection: sa.Connection, book: Book, kind: str, body: dict[str, Any], clock: Clock) -> Entry:
-    entry = Entry(book.length + 1, kind, _timestamp(clock()), book.head, body)
-    connection.execute(sa.insert(ENTRIES).values(seq=entry.seq, kind=kind, entry=entry.text, digest=entry.digest))
-    return entry
-
-
-def read_ledger(path: Path, *, timeout: float = 10.0) -> tuple[Database, Book]:
-    """Open an existing ledger for reading and replay it; raises the errors of `Ledger.open`."""
-    database, book = Database(path, read_only=True, timeout=timeout), Book()
-    try:
-        database.prepare()
-        catch_up(database, book)
-    except BaseException:
-        database.close()
-        raise
-    return database, book
-
-
-def catch_up(database: Database, book: Book) -> None:
-    """Bring a book up to its database."""
-    with database.transaction() as connection:
-        _read_new(database, connection, book)
-
-
-def _read_new(database: Database, connection: sa.Connection, book: Book) -> None:
-    """Read entries after the last one known, and check that the last one known is still there."""
-    rows = database.rows(connection, first=max(1, book.length))
-    if book.length:
-        last = next(rows, None)
-        if last is None or last.seq != book.length or last.digest != book.head:
-            raise CorruptLedger(
-                f"entry {book.length} changed or vanished since it was read: restore the file that was rolled back",
-                entry=book.length,
-            )
-    for entry in read_chain(rows, after=book.head, last_seq=book.length):
-        book.apply(entry)
-    if not book.length:
-        raise CorruptLedger("entry 1, which opens the ledger, is missing: restore a backup", entry=1)
-
-
 def _check_budget(book: Book, budget: Budget | None, path: Path | None) -> None:
     if book.budget != budget:
         raise BudgetMismatch(
             f"ledger {path} was made with {book.budget or 'no budget'}, not {budget or 'none'}: "
             "open it with its own budget, or start another ledger for another budget"
         )
-
-
-def _utc_now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
-
-
-def _timestamp(moment: datetime.datetime) -> str:
-    if moment.tzinfo is None:
-        raise ParameterError("the clock gave a time without a time zone, expected one: entries are dated in UTC")
-    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

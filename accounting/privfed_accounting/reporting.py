@@ -17,7 +17,8 @@ from typing import Any, Final
 from privfed_accounting.budget import leak
 from privfed_accounting.charge import Charge, Total
 from privfed_accounting.fine_grid import TAIL_EXPONENT
-from privfed_accounting.ledger import Ledger, read_ledger
+from privfed_accounting.journal import read_ledger
+from privfed_accounting.ledger import Ledger
 from privfed_accounting.marks import ledger_marks, round_marks
 from privfed_accounting.records import Book, RoundRecord, charge_to_dict
 from privfed_accounting.verification import Verification, chosen_views, verify

@@ -138,6 +138,7 @@ def test_four_processes_never_overspend_one_budget(run: Run, tmp_path: Path, new
     assert verdict.settled == 40
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_of_a_fork_goes_on_with_its_own_connection(tmp_path: Path) -> None:
     with Ledger.open(tmp_path / "l.db", budget=BUDGET) as ledger:
         ledger.reserve(plan())
@@ -153,6 +154,7 @@ def test_a_child_of_a_fork_goes_on_with_its_own_connection(tmp_path: Path) -> No
         assert verify(tmp_path / "l.db").ok
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_ledger_in_memory_does_not_cross_a_fork() -> None:
     ledger = Ledger.open(None, budget=BUDGET)
     child = os.fork()

@@ -48,7 +48,7 @@ def test_the_second_route_shares_no_code() -> None:
     assert not any(name.startswith(("privfed", "scipy")) for name in imported)
 
 
-@pytest.mark.parametrize("mu", [1e-4, 0.05, 0.8, 3.0, 20.0, 100.0])
+@pytest.mark.parametrize("mu", [1e-7, 1e-4, 0.05, 0.8, 3.0, 20.0, 100.0])
 @pytest.mark.parametrize("a", [-9.0, -2.0, -0.01, 0.0, 0.5, 3.0, 9.0, 25.0, 37.0])
 def test_quadrature_against_many_digits(a: float, mu: float) -> None:
     epsilon = max(0.0, (a + mu / 2) * mu)
