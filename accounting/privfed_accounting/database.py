@@ -83,8 +83,12 @@ class Database:
             connection: sqlite3.Connection = sqlite3.connect(":memory:", **options)
         else:
             connection = sqlite3.connect(self._uri(self.path), uri=True, **options)
-        connection.execute("PRAGMA query_only = ON" if self.read_only else "PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA trusted_schema = OFF")
+        try:
+            connection.execute("PRAGMA query_only = ON" if self.read_only else "PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA trusted_schema = OFF")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     def _uri(self, path: Path) -> str:
