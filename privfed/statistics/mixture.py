@@ -18,10 +18,10 @@ import numpy as np
 from privfed.errors import UsageError
 from privfed.mechanism.clip import clip_rows
 from privfed.mechanism.sensitivity import chunked_sum
-from privfed.query import Block, FloatArray, Query, frozen_array
+from privfed.query import Block, FloatArray, Query, frozen_array, require_moderate
 from privfed.statistics.mixture_clipping import Clipping, block_costs, clipping
 from privfed.statistics.mixture_estep import MixtureSums, choose_reference, client_statistics, second_shape
-from privfed.statistics.mixture_model import LOG_2PI, CovarianceType, MixtureModel
+from privfed.statistics.mixture_model import COVARIANCE_TYPES, LOG_2PI, CovarianceType, MixtureModel
 from privfed.statistics.moments import svec
 
 __all__ = ["Coordinates", "MixtureStatistics", "WhitenedMixtureStatistics"]
@@ -61,8 +61,8 @@ class Coordinates:
             )
         if np.isnan(self.low).any() or np.isnan(self.high).any() or (self.low > self.high).any():
             raise UsageError("working coordinates need low <= high in every feature")
-        if not (np.isfinite(self.centre).all() and np.isfinite(self.transform).all()):
-            raise UsageError("working coordinates need a finite centre and transform")
+        require_moderate("centre", self.centre)
+        require_moderate("transform", self.transform)
 
     @classmethod
     def shifted(cls, centre: FloatArray) -> Coordinates:
@@ -122,17 +122,22 @@ class _MixtureQuery(Query):
     transform: FloatArray
 
     def _check(self) -> None:
+        if self.covariance_type not in COVARIANCE_TYPES:
+            raise UsageError(f"covariance_type is {self.covariance_type!r}, expected one of {COVARIANCE_TYPES}")
         for name in ("weights", "means", "precisions_cholesky"):
             array = frozen_array(getattr(self, name))
-            if not np.isfinite(array).all():
-                raise UsageError(f"{name} holds NaN or infinity")
+            require_moderate(name, array)
             object.__setattr__(self, name, array)
+        factors = self.precisions_cholesky
+        matrix = self.covariance_type in ("full", "tied") and factors.ndim >= 2
+        if not ((np.diagonal(factors, axis1=-2, axis2=-1) if matrix else factors) > 0).all():
+            raise UsageError("precisions_cholesky needs factors with positive diagonals")
         model = MixtureModel.from_factors(self.weights, self.means, self.precisions_cholesky, self.covariance_type)
         coordinates = Coordinates(self.low, self.high, self.centre, self.transform)
         if coordinates.centre.shape != (model.n_features,):
             raise UsageError(f"centre has shape {coordinates.centre.shape}, the model has {model.n_features} features")
         if (self.weights < 0).any() or not math.isfinite(float(model.log_determinants.sum())):
-            raise UsageError("the model needs weights of at least 0 and factors with positive diagonals")
+            raise UsageError("the model needs weights of at least 0 and factors whose determinants are finite")
         for name in ("low", "high", "centre", "transform"):
             object.__setattr__(self, name, getattr(coordinates, name))
 
@@ -208,6 +213,11 @@ class MixtureStatistics(_MixtureQuery):
             coordinates.transform,
             float(radius),
         )
+
+    @property
+    def row_error(self) -> float:
+        """Infinite: rounding in the expanded squares is not bounded, so no budget admits this query."""
+        return math.inf
 
     @property
     def reference(self) -> FloatArray:
@@ -380,7 +390,7 @@ class WhitenedMixtureStatistics(_MixtureQuery):
 
     @property
     def row_error(self) -> float:
-        """Bound on |computed - ideal| / bound of one row's contribution, for `privfed.mechanism.sensitivity`.
+        """How far a row's contribution may move with its place among other rows, relative to its bound.
 
         Rows lie in the box, so a whitened row is off by at most e (`_whitening_error`) and its clipped self by no more;
         a log-density within `MAX_SQUARED_DISTANCE` = D is off by sqrt(D) e and D roundings, a responsibility by

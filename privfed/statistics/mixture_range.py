@@ -12,7 +12,7 @@ import numpy as np
 from privfed.errors import UsageError
 from privfed.federation.release import Release
 from privfed.mechanism.sensitivity import chunked_sum
-from privfed.query import Block, FloatArray, Query, frozen_array
+from privfed.query import Block, FloatArray, Query, frozen_array, require_moderate
 
 __all__ = ["FeatureMagnitudes", "scales_of"]
 
@@ -39,8 +39,9 @@ class FeatureMagnitudes(Query):
 
     def __post_init__(self) -> None:
         centre = frozen_array(self.centre)
-        if centre.ndim != 1 or centre.size < 1 or not np.isfinite(centre).all():
-            raise UsageError(f"centre has shape {centre.shape}, expected a finite vector (d,)")
+        require_moderate("centre", centre)
+        if centre.ndim != 1 or centre.size < 1:
+            raise UsageError(f"centre has shape {centre.shape}, expected a vector (d,)")
         object.__setattr__(self, "centre", centre)
 
     @property
@@ -59,9 +60,8 @@ class FeatureMagnitudes(Query):
         return chunked_sum(self._chunk, data)
 
     def _chunk(self, rows: FloatArray) -> dict[str, FloatArray]:
-        with np.errstate(over="ignore", invalid="ignore"):
-            sizes = np.abs(rows - self.centre)
-        _, exponents = np.frexp(np.where(np.isfinite(sizes), sizes, np.finfo(np.float64).max))
+        sizes = np.abs(rows - self.centre)
+        _, exponents = np.frexp(sizes)
         index = np.where(sizes > 0, np.clip(exponents + OFFSET, 0, BINS - 1), 0)
         counts = [np.bincount(column, minlength=BINS) for column in index.T]
         return {"counts": np.array(counts, dtype=np.float64).reshape(self.centre.size, BINS)}

@@ -18,7 +18,7 @@ from tests.mixture.cases import TYPES, random_model, rows_of
 def naive(model, X, reference):
     """The definition, component by component."""
     g = model.responsibilities(X)
-    K, d = model.means.shape
+    K = model.n_components
     first = np.stack([g[:, k] @ (X - reference) for k in range(K)])
     matrices = np.stack([(g[:, k, None] * (X - reference)).T @ (X - reference) for k in range(K)])
     second = {

@@ -51,7 +51,7 @@ def assert_same_fit(ours: GaussianMixture, theirs: Peer) -> None:
     assert ours.n_iter_ == theirs.n_iter_
     assert ours.converged_ == theirs.converged_
     assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, abs=1e-8)
-    np.testing.assert_allclose(ours.lower_bounds_, theirs.lower_bounds_, atol=1e-8)
+    np.testing.assert_allclose(ours.lower_bounds_, theirs.lower_bounds_, rtol=1e-6, atol=1e-8)
     assert ours.n_features_in_ == theirs.n_features_in_
 
 
@@ -120,12 +120,12 @@ def test_warm_start_goes_on():
 
 def test_of_several_starts_the_best_is_kept():
     X = clusters(n=300, K=6, seed=13)
-    singles = [GaussianMixture(6, init_params="random_from_data", random_state=s).fit(X).lower_bound_ for s in range(8)]
-    several = GaussianMixture(6, init_params="random_from_data", random_state=0, n_init=8).fit(X)
-    assert several.lower_bound_ >= np.median(singles)
-    assert (
-        several.lower_bound_ >= GaussianMixture(6, init_params="random_from_data", random_state=0).fit(X).lower_bound_
-    )
+
+    def bound(seed, n_init=1):
+        mixture = GaussianMixture(6, init_params="random_from_data", random_state=seed, n_init=n_init)
+        return mixture.fit(X).lower_bound_
+
+    assert bound(0, n_init=8) >= max(bound(0), np.median([bound(seed) for seed in range(8)]))
 
 
 def test_it_works_in_scikit_learns_tools():

@@ -27,6 +27,7 @@ from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureM
 __all__ = ["GaussianMixture"]
 
 IntArray = npt.NDArray[np.int64]
+LEAST_SHARE = 1e-4  # of a budget: what rounding leaves behind is no budget
 
 
 def _is_federation(X: object) -> TypeGuard[Federation]:
@@ -308,7 +309,12 @@ class GaussianMixture(Estimator):
                 "features (a pixel lies in 0 to 16), not from the data: looked-up bounds leak. Rows beyond them are cut"
             )
         share = federation.remaining_share if self.share is None else self.share
-        if share <= 0 or share > federation.remaining_share * (1 + 1e-9):
+        if federation.remaining_share < LEAST_SHARE:
+            raise UsageError(
+                f"{federation.remaining_share:.2g} of the budget is left, too little for a fit: pass share= to earlier "
+                "fits and releases, or open a federation with a larger budget"
+            )
+        if share > federation.remaining_share * (1 + 1e-9):
             raise UsageError(
                 f"share is {share:.6g} of the budget, but {federation.remaining_share:.6g} of it is left: spend less "
                 "before the fit, lower share, or open a federation with a larger budget"

@@ -93,7 +93,8 @@ def _weights(estimate: Estimate) -> FloatArray:
     K, mean = len(counts), max(float(counts.mean()), 1e-3)
     spread = float(((counts - counts.mean()) ** 2).sum())
     kept = max(0.0, 1.0 - (K - 1) * estimate.noise.counts**2 / max(spread, 1e-12))
-    weights = np.maximum(mean + kept * (counts - counts.mean()), LEAST_WEIGHT * mean)
+    weights = np.maximum(mean + kept * (counts - counts.mean()), 0.0)
+    weights = np.maximum(weights, LEAST_WEIGHT * weights.mean())
     return np.asarray(weights / weights.sum())
 
 

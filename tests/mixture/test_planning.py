@@ -1,0 +1,115 @@
+"""What a budget buys: the design's table of rows, the fallbacks, and rounds that stay above the noise."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privfed.errors import UsageError
+from privfed.learners.mixture import expected_excess_nats
+from privfed.learners.mixture.planning import (
+    ACCEPTABLE,
+    choose,
+    excess,
+    noise_of_counts,
+    rounds_within,
+    start_components,
+)
+from privfed_accounting import gaussian_mu
+from tests.mixture.cases import TYPES
+
+# Rows for 0.05 nats at epsilon 1, delta 1e-5, K = 10, d = 2, 8, 16, 32: docs/design of the mixture, section 2.
+ROWS = {
+    "full": (1_600, 12_000, 39_000, 136_000),
+    "tied": (800, 3_200, 7_400, 20_000),
+    "diag": (1_600, 4_900, 8_900, 16_000),
+    "spherical": (1_100, 2_500, 4_200, 7_500),
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_table_of_rows(kind):
+    for d, n in zip((2, 8, 16, 32), ROWS[kind], strict=True):
+        assert expected_excess_nats(n, d, 10, 1.0, covariance_type=kind) == pytest.approx(0.05, rel=0.15)
+
+
+@given(
+    n=st.floats(10, 1e7),
+    d=st.integers(1, 20),
+    K=st.integers(1, 20),
+    epsilon=st.floats(0.1, 10),
+    kind=st.sampled_from(TYPES),
+)
+def test_more_of_anything_good_loses_less(n, d, K, epsilon, kind):
+    loss = expected_excess_nats(n, d, K, epsilon, covariance_type=kind)
+    assert loss > 0
+    assert expected_excess_nats(2 * n, d, K, epsilon, covariance_type=kind) == pytest.approx(loss / 4)
+    assert expected_excess_nats(n, d, K, 2 * epsilon, covariance_type=kind) < loss
+    assert expected_excess_nats(n, d, K + 1, epsilon, covariance_type=kind) > loss
+    assert expected_excess_nats(n, d, K, epsilon, delta=1e-7, covariance_type=kind) > loss
+    assert expected_excess_nats(n, d, K, epsilon, covariance_type=kind, share=1.0) < loss
+
+
+def test_bad_arguments_are_named():
+    for bad in ({"n": 0}, {"n_features": 0}, {"n_components": 0}, {"share": 0.0}):
+        with pytest.raises(UsageError, match="expected n >= 1"):
+            expected_excess_nats(**({"n": 10, "n_features": 2, "n_components": 2, "epsilon": 1.0} | bad))
+    with pytest.raises(UsageError, match="covariance_type"):
+        expected_excess_nats(10, 2, 2, 1.0, covariance_type="round")
+
+
+def test_the_choice_is_the_first_that_can_be_afforded():
+    mu2 = gaussian_mu(1.0, 1e-5) ** 2 * 0.7
+    chosen = [choose(n, 8, 10, "full", mu2=mu2) for n in (100_000, 3_000, 900, 300, 20)]
+    kinds = [(choice.covariance_type, choice.n_components) for choice in chosen]
+    assert kinds[0] == ("full", 10)
+    assert kinds[1] == ("tied", 10)
+    assert kinds[2][0] in ("tied", "spherical")
+    assert [K for _, K in kinds] == sorted((K for _, K in kinds), reverse=True)
+    assert kinds[-1] == ("full", 1)
+    assert all(choice.excess <= ACCEPTABLE or choice.n_components == 1 for choice in chosen)
+
+
+@given(
+    n=st.floats(2, 1e6),
+    d=st.integers(1, 12),
+    K=st.integers(1, 30),
+    epsilon=st.floats(0.1, 8),
+    kind=st.sampled_from(TYPES),
+)
+def test_a_choice_can_always_be_said_in_the_type_asked_for(n, d, K, epsilon, kind):
+    choice = choose(n, d, K, kind, mu2=gaussian_mu(epsilon, 1e-5) ** 2)
+    allowed = {"full": TYPES, "tied": ("tied",), "diag": ("diag", "spherical"), "spherical": ("spherical",)}[kind]
+    assert choice.covariance_type in allowed
+    assert 1 <= choice.n_components <= K
+    assert choice.excess == excess(
+        n, d, choice.n_components, choice.covariance_type, mu2=gaussian_mu(epsilon, 1e-5) ** 2
+    )
+
+
+def test_rounds_and_starting_components_shrink_with_the_rows():
+    arguments = {"mu2": 0.05, "likelihood_share": 0.02}
+    rounds = [rounds_within(n, 8, 10, "tied", most=16, least=4, **arguments) for n in (100, 2000, 3000, 50_000)]
+    assert rounds == sorted(rounds)
+    assert (rounds[0], rounds[-1]) == (4, 16)
+    starts = [start_components(n, 8, 10, "tied", rounds=8, **arguments) for n in (100, 4000, 6000, 50_000)]
+    assert starts == sorted(starts)
+    assert (starts[0], starts[-1]) == (10, 30)
+
+
+def test_the_noise_of_counts_is_the_queries():
+    """The plan's shortcut against the layout of the query that is sent."""
+    import numpy as np
+
+    from privfed.statistics.mixture import Coordinates, WhitenedMixtureStatistics
+    from tests.mixture.cases import random_model
+
+    for kind, K in itertools.product(TYPES, (2, 7)):
+        query = WhitenedMixtureStatistics.of(
+            random_model(kind, K, 3, seed=1), Coordinates.shifted(np.zeros(3)), likelihood_share=0.02
+        )
+        expected = query.layout.noise_std(1 / np.sqrt(0.3))["counts"]
+        assert noise_of_counts(3, K, kind, mu2=0.3, likelihood_share=0.02) == pytest.approx(expected)

@@ -1,0 +1,147 @@
+"""What a fit under a budget is worth: no collapse anywhere, and losses no larger than the design's table.
+
+Noise is seeded here and nowhere else, so the figures are the same in every run.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits, make_blobs
+from sklearn.decomposition import PCA
+from sklearn.mixture import GaussianMixture as Peer
+
+from privfed import Budget, LocalFederation
+from privfed.learners.mixture import GaussianMixture, expected_excess_nats
+from tests.mixture.cases import TYPES, random_model, rows_of
+
+SILOS = 20
+
+
+def private_fit(train, K, kind, epsilon, seed, bounds, *, n_silos=SILOS):
+    """A fit through the trusted federation: the same integers as secure aggregation, sooner."""
+    budget = Budget(epsilon=epsilon, delta=1e-5)
+    with LocalFederation(
+        np.array_split(train, min(n_silos, len(train))), mode="trusted", budget=budget, noise_seed=seed
+    ) as silos:
+        return GaussianMixture(K, covariance_type=kind, bounds=bounds, random_state=seed).fit(silos)
+
+
+def gaps(train, test, K, kind, epsilon, bounds, seeds, pooled=None):
+    """Held-out nats per row below scikit-learn's best of five starts on all rows, without privacy."""
+    reference = (
+        Peer(K, covariance_type=kind, n_init=5, random_state=0).fit(train).score(test) if pooled is None else pooled
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that noise dominates is expected at small epsilon
+        return np.sort([private_fit(train, K, kind, epsilon, seed, bounds).score(test) - reference for seed in seeds])
+
+
+def blobs(seed=1):
+    X, _ = make_blobs(10_000, n_features=4, centers=5, random_state=seed)
+    return X[:8000], X[8000:], (-20.0, 20.0)
+
+
+def digits():
+    X = np.random.RandomState(0).permutation(load_digits().data)
+    pca = PCA(8, random_state=0).fit(X[:1437])
+    train, test = pca.transform(X[:1437]), pca.transform(X[1437:])
+    reach = 4.0 * train.std(axis=0)
+    return train, test, (-reach, reach)
+
+
+# --- no collapse ------------------------------------------------------------------------------------------------------
+
+
+def assert_sound(train, K, kind, epsilon, seed):
+    """Whatever the noise: no exception, nothing singular or infinite, and every loss of a component said."""
+    reach = np.abs(train).max(axis=0) * 1.5 + 1e-3
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit = private_fit(train, K, kind, epsilon, seed, (-reach, reach), n_silos=4)
+    assert {warning.category for warning in caught} <= {UserWarning}
+    values = np.linalg.eigvalsh(fit._model().full_covariances())
+    assert np.isfinite(fit.means_).all()
+    assert values.min() > 0
+    assert fit.weights_.sum() == pytest.approx(1.0)
+    assert fit.weights_.min() > 0
+    assert np.isfinite(fit.score_samples(train)).all()
+    assert np.isfinite(fit.precisions_).all()
+    if len(fit.weights_) < K:
+        assert any("instead" in str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 8.0])
+@pytest.mark.parametrize("n", [10, 1500])
+def test_nothing_collapses(kind, epsilon, n):
+    train = rows_of(random_model("full", 5, 3, seed=1, spread=6.0), n, seed=n)
+    assert_sound(train, 5, kind, epsilon, seed=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("epsilon", [0.1, 0.5, 1.0, 4.0, 8.0])
+def test_nothing_collapses_anywhere(kind, epsilon):
+    for n in (4, 20, 60, 400, 5000):
+        for K, d in ((2, 1), (2, 6), (10, 2)):
+            if n >= 2 * K:
+                train = rows_of(random_model("full", K, d, seed=n, spread=6.0), n, seed=n)
+                assert_sound(train, K, kind, epsilon, seed=n)
+    for train in (np.zeros((200, 2)), np.repeat(np.eye(3), 50, axis=0), 1e3 * np.eye(40)[:, :4]):
+        assert_sound(train, 3, kind, epsilon, seed=1)
+
+
+# --- utility ----------------------------------------------------------------------------------------------------------
+
+
+def test_blobs_at_epsilon_one():
+    train, test, bounds = blobs()
+    found = gaps(train, test, 5, "full", 1.0, bounds, range(5))
+    assert np.median(found) >= -0.01
+    assert found[0] >= -0.03
+    expected = expected_excess_nats(8000, 4, 5, 1.0)
+    assert expected < 0.01  # and it said so beforehand
+
+
+def test_digits_tied_at_epsilon_four():
+    train, test, bounds = digits()
+    found = gaps(train, test, 10, "tied", 4.0, bounds, range(5))
+    assert np.median(found) >= -0.2
+    assert found[0] >= -0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("epsilon", "median", "tenth"), [(0.5, -0.02, -0.05), (1.0, -0.005, -0.01), (4.0, -0.002, -0.005)]
+)
+def test_blobs(epsilon, median, tenth):
+    for instance in range(2):
+        train, test, bounds = blobs(instance)
+        found = gaps(train, test, 5, "full", epsilon, bounds, range(10))
+        assert np.median(found) >= median
+        assert np.quantile(found, 0.1) >= tenth
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("epsilon", "median"), [(0.5, -1.9), (1.0, -1.12), (2.0, -0.53), (4.0, -0.15), (8.0, -0.061)])
+def test_digits_tied(epsilon, median):
+    train, test, bounds = digits()
+    assert np.median(gaps(train, test, 10, "tied", epsilon, bounds, range(12))) >= median
+
+
+@pytest.mark.slow
+def test_the_predicted_loss_is_of_the_right_size():
+    """Within a factor of two where it is small, averaged over seeds and instances."""
+    for epsilon in (0.5, 1.0):
+        losses = []
+        for instance in range(3):
+            truth = random_model("full", 5, 4, seed=instance, spread=4.0)
+            train, test = rows_of(truth, 8000, seed=1), rows_of(truth, 8000, seed=2)
+            reach = np.abs(train).max(axis=0) + 1
+            exact = Peer(5, means_init=truth.means, random_state=0).fit(train).score(test)
+            losses.extend(-gaps(train, test, 5, "full", epsilon, (-reach, reach), range(6), pooled=exact))
+        predicted = expected_excess_nats(8000, 4, 5, epsilon)
+        assert predicted / 2.5 < np.median(losses) < predicted * 2.5
