@@ -17,6 +17,8 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from scipy.special import ndtri
+
 from privfed_accounting.errors import NumericalError, ParameterError
 from privfed_accounting.normal_tails import log_normal_density, mills, mills_difference
 
@@ -44,9 +46,7 @@ def log_gaussian_delta(epsilon: float, mu: float) -> float:
         NumericalError: the divergence came out non-positive or not a number.
     """
     _check_finite(epsilon, "epsilon")
-    _check_finite(mu, "mu")
-    if mu > _MU_LARGEST:
-        raise ParameterError(f"mu is {mu!r}, above {_MU_LARGEST:g}: such noise hides nothing; use more of it")
+    _check_mu(mu)
     return -math.inf if mu == 0 else min(0.0, _log_delta(epsilon, mu))
 
 
@@ -89,15 +89,19 @@ def gaussian_epsilon(delta: float, mu: float) -> float:
     target = _log_target(delta)
     if mu == math.inf:
         return math.inf
-    if log_gaussian_delta(0.0, mu) <= target:
+    _check_mu(mu)
+    # delta(0) = 2 Phi(mu/2) - 1 is above 0.38 mu up to mu = 1 and above 0.38 from there on: mostly no need to ask.
+    if (mu <= 2.5 * delta or delta > 0.38) and log_gaussian_delta(0.0, mu) <= target:
         return 0.0
-    # Phi(-a) <= exp(-a^2/2) makes this start safe. log delta is concave in epsilon (a Gaussian convolved with the
-    # log-concave (1 - exp(-u))_+), so Newton's steps come down towards the root and do not pass it.
-    epsilon = 0.5 * mu * mu + mu * math.sqrt(-2.0 * target)
+    # delta < Phi(-a) makes this start safe. log delta is concave in epsilon (a Gaussian convolved with the log-concave
+    # (1 - exp(-u))_+), so Newton's steps come down towards the root and do not pass it.
+    epsilon = max(0.0, mu * (0.5 * mu - float(ndtri(delta))))
     for _ in range(_MAX_STEPS):
         log_delta = _log_delta(epsilon, mu)
         step = (target - log_delta) * _mills_gap(epsilon, mu, log_delta) / mills(epsilon / mu + 0.5 * mu)
         if not step > 4 * _ULP * epsilon:
+            if log_delta <= target:
+                return epsilon
             break
         epsilon = max(0.0, epsilon - step)
     return _until(lambda value: _log_delta(value, mu) <= target, start=epsilon, direction=1.0)
@@ -166,6 +170,12 @@ def _log_target(delta: float) -> float:
             "take one far below 1/records"
         )
     return math.log(delta) if delta < 0.5 else math.log1p(-(1.0 - delta))
+
+
+def _check_mu(mu: float) -> None:
+    _check_finite(mu, "mu")
+    if mu > _MU_LARGEST:
+        raise ParameterError(f"mu is {mu!r}, above {_MU_LARGEST:g} where noise hides nothing: use more of it")
 
 
 def _check_finite(value: float, name: str) -> None:
