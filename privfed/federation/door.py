@@ -20,6 +20,7 @@ from privfed._version import __version__
 from privfed.errors import FederationError, UsageError
 from privfed.federation.client import Task
 from privfed.federation.release import Release
+from privfed.mechanism.discrete_gaussian import DISTANCE_BITS
 from privfed.mechanism.encode import decode, from_ring
 from privfed.plan import Plan, Terms, make_plan
 from privfed.query import RELATION, Query, Unit, encode_query, query_digest
@@ -254,6 +255,7 @@ class FederationBase(ABC):
             plan_digest=plan.digest.hex(),
             query_digest=digest.hex(),
             software=f"privfed {__version__}",
+            sampler_distance=2.0**-DISTANCE_BITS,
         )
 
     def _settle(self, query: Query, plan: Plan, entry: int, outcome: RoundOutcome) -> Release:
