@@ -99,23 +99,23 @@ def measure(*, clients: int, dim: int, bits: int, dropout: float) -> Figures:
         at_server.time(step, server.receive, name, message)
 
     for name in names:
-        deliver(name, "M1", clocks[name].time("setup", parties[name].receive, server.offer).reply)
+        deliver(name, "M1", clocks[name].time("setup", parties[name].receive, server.offer, now=0).reply)
     for name, message in at_server.time("M2", server.close_advertise).items():
-        deliver(name, "M3", clocks[name].time("setup", parties[name].receive, message).reply)
+        deliver(name, "M3", clocks[name].time("setup", parties[name].receive, message, now=0).reply)
     for name, message in at_server.time("M4", server.close_shares).items():
-        clocks[name].time("setup", parties[name].receive, message)
+        clocks[name].time("setup", parties[name].receive, message, now=0)
 
     vector = np.arange(dim, dtype=f"<u{bits // 8}") * np.array(2654435761 % (1 << bits), f"<u{bits // 8}")
     started = at_server.time("M5", server.start_round, model_digest=MODEL, plan_digest=PLAN)
     for name, message in started.items():
-        clocks[name].time("round", parties[name].receive, message)
+        clocks[name].time("round", parties[name].receive, message, now=0)
         if name not in gone:
             masked = clocks[name].time(
                 "round", parties[name].submit, {"x": vector}, model_digest=MODEL, plan_digest=PLAN
             )
             deliver(name, "M6", masked)
     for name, message in at_server.time("M7", server.close_inputs).items():
-        deliver(name, "M10", clocks[name].time("round", parties[name].receive, message).reply)
+        deliver(name, "M10", clocks[name].time("round", parties[name].receive, message, now=0).reply)
     result = at_server.time("sum", server.close_unmask)
     if not np.array_equal(result.sums["x"], vector * np.array(clients - len(gone), vector.dtype)):
         raise RuntimeError("the sum is wrong; do not trust these figures")

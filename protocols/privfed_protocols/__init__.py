@@ -10,17 +10,17 @@ clients' vectors and nothing else. The protocol text is `protocols/README.md`.
 >>> server = Server(offer)
 >>> clients = {name: Client(name) for name in (b"ann", b"bob", b"eve")}
 >>> for name, client in clients.items():
-...     _ = server.receive(name, client.receive(server.offer).reply)
+...     _ = server.receive(name, client.receive(server.offer, now=0).reply)
 >>> for name, message in server.close_advertise().items():
-...     _ = server.receive(name, clients[name].receive(message).reply)
+...     _ = server.receive(name, clients[name].receive(message, now=0).reply)
 >>> for name, message in server.close_shares().items():
-...     _ = clients[name].receive(message)
+...     _ = clients[name].receive(message, now=0)
 >>> for name, message in server.start_round(model_digest=model, plan_digest=plan).items():
-...     _ = clients[name].receive(message)
+...     _ = clients[name].receive(message, now=0)
 ...     vectors = {"x": np.arange(4, dtype=np.uint32)}
 ...     _ = server.receive(name, clients[name].submit(vectors, model_digest=model, plan_digest=plan))
 >>> for name, message in server.close_inputs().items():
-...     _ = server.receive(name, clients[name].receive(message).reply)
+...     _ = server.receive(name, clients[name].receive(message, now=0).reply)
 >>> server.close_unmask().sums["x"]
 array([0, 3, 6, 9], dtype=uint32)
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Final, NoReturn
+from typing import ClassVar, Final
 
 from . import events
 from .client_round import Round, check_start, check_survivors, make_masked, make_unmask
@@ -41,6 +41,7 @@ from .policy import ClientPolicy, check_not_expired
 from .primitives import equal
 from .saved import SavedClient, pack, unpack
 from .states import CLIENT_TRANSITIONS, ClientState, ClientTrigger, IllegalTransition, step
+from .uncopied import Uncopied
 from .vault import Vault
 from .vectors import Array, check_vectors
 
@@ -49,7 +50,7 @@ _SET_UP: Final = frozenset(
 )
 
 
-class Client:
+class Client(Uncopied):
     """One client in one epoch; the next epoch takes a new object.
 
     Every message goes through `receive`, which returns an event with the reply to send. Between `RoundStarted` and
@@ -60,7 +61,8 @@ class Client:
         For each (peer, round), at most one of the two shares it holds is ever given out.
         The masks of a round are used for one vector, and rounds only ascend.
         A refused message burns the round that runs or that it would start, or aborts set-up; burned rounds leave no
-        secrets behind, in memory as far as Python allows, in saved states at all.
+        secrets behind in saved states, nor in the arrays that this object keeps. Copies that the cryptographic library
+        and Python make for the time of a call are dropped and not overwritten.
         Messages about rounds that are over or about other epochs are refused and change nothing.
 
     Args:
@@ -72,6 +74,8 @@ class Client:
         LocalProtocolError: the identity is empty or too long.
     """
 
+    instead: ClassVar[str] = "use save() and restore() in exactly one process"
+
     def __init__(
         self,
         identity: bytes,
@@ -81,6 +85,7 @@ class Client:
     ) -> None:
         if not 1 <= len(identity) <= 128:
             raise LocalProtocolError(f"identity has {len(identity)} bytes, expected 1 to 128")
+        self._process = os.getpid()
         self._identity = bytes(identity)
         self._policy = ClientPolicy() if policy is None else policy
         self._randomness = randomness
@@ -118,15 +123,12 @@ class Client:
     def __repr__(self) -> str:
         return f"<Client {self._state.name}>"
 
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a Client is not copied or pickled, since two copies would use one mask twice; use save()")
-
-    def receive(self, message: bytes, *, now: int = 0) -> events.ClientEvent:
+    def receive(self, message: bytes, *, now: int) -> events.ClientEvent:
         """Take in a message of the server.
 
         Args:
             message: the bytes as they arrived.
-            now: Unix time in seconds, for expiry and deadline.
+            now: Unix time in seconds, against which expiry and deadlines are checked.
 
         Returns:
             The event, with the reply to send after the client was saved.
@@ -134,7 +136,9 @@ class Client:
         Raises:
             PeerProtocolError: the message is refused; its class and `refusal` say why. Set-up is aborted, or the
                 running round is burned, unless the message is about another epoch or a round that was over already.
+            LocalProtocolError: this process is a fork of the one that made the client. Nothing was changed.
         """
+        self._require_process()
         if self._state is ClientState.ABORTED:
             raise AfterBurned("set-up of this client was aborted; start over with a new Client and a new offer")
         try:
@@ -163,9 +167,11 @@ class Client:
             M6, to be sent after the client was saved. The client's own secrets of the round are erased.
 
         Raises:
-            LocalProtocolError: no round waits for a vector, or a vector differs from its specification.
+            LocalProtocolError: no round waits for a vector, a vector differs from its specification, or this process is
+                a fork of the one that made the client.
             DigestMismatch: the server started the round on another model or plan; the round is burned.
         """
+        self._require_process()
         following = self._may(ClientTrigger.MASK)
         offer, vault, view, current = self._require_round()
         arrays = check_vectors(vectors, offer.vectors)
@@ -191,7 +197,11 @@ class Client:
 
         They hold secrets of the rounds to come and of the one that runs: keep them as you would keep a private key,
         and overwrite the older ones. They never hold secrets of burned rounds.
+
+        Raises:
+            LocalProtocolError: this process is a fork of the one that made the client.
         """
+        self._require_process()
         saved = SavedClient(
             version=VERSION,
             state=self._state,
@@ -215,13 +225,31 @@ class Client:
         *,
         policy: ClientPolicy | None = None,
         randomness: Callable[[int], bytes] = os.urandom,
+        at_least_round: int = 0,
     ) -> Client:
         """Go on from saved bytes.
 
+        Saved bytes cannot tell that newer ones exist. Restored from an older state than the last that it sent
+        something from, a client could mask a second vector under the same masks, or answer a round a second time. Keep
+        `last_round` in another place than the bytes and pass it here; and if the bytes may be older than what that
+        round sent, call `burn` on the restored client, which gives up that round only.
+
+        Args:
+            data: what `save` gave.
+            policy: as for a new client; it is not saved.
+            randomness: as for a new client.
+            at_least_round: refuse a state whose `last_round` is smaller. States within one round it cannot tell apart.
+
         Raises:
             CorruptState: the bytes were altered, cut short or written by another version.
+            LocalProtocolError: the state is older than `at_least_round`.
         """
         saved = unpack(data)
+        if saved.last < at_least_round:
+            raise LocalProtocolError(
+                f"saved state is of round {saved.last}, expected round {at_least_round} or later: an older state could "
+                f"use masks twice; restore the newest one, or start over with a new Client and a new offer"
+            )
         client = cls(saved.identity, policy=policy, randomness=randomness)
         client._state = saved.state
         client._offer, client._epoch, client._advertise = saved.offer, saved.epoch, saved.advertise
@@ -253,7 +281,7 @@ class Client:
             case Start():
                 return self._on_start(decoded, now)
             case Survivors():
-                return self._on_survivors(decoded)
+                return self._on_survivors(decoded, now)
 
     def _on_offer(self, message: bytes, now: int) -> events.Advertise:
         offered = self._awaits(ClientTrigger.OFFER)
@@ -314,12 +342,12 @@ class Client:
             deadline=start.deadline,
         )
 
-    def _on_survivors(self, survivors: Survivors) -> events.Unmasking:
+    def _on_survivors(self, survivors: Survivors, now: int) -> events.Unmasking:
         ready = self._awaits(ClientTrigger.SURVIVORS)
         offer, vault, view, current = self._require_round()
         if survivors.round != current.number:
             raise WrongRound(f"survivors of round {survivors.round} while round {current.number} runs")
-        alive = check_survivors(survivors, offer=offer, view=view, current=current)
+        alive = check_survivors(survivors, offer=offer, view=view, current=current, now=now)
         reply = make_unmask(alive, epoch=self._epoch, view=view, current=current, vault=vault)
         vault.erase_round(through=current.number)
         self._round, self._answered, self._state = None, current.number, ready
@@ -366,6 +394,14 @@ class Client:
             return step(CLIENT_TRANSITIONS, self._state, trigger)
         except IllegalTransition as error:
             raise LocalProtocolError(str(error)) from None
+
+    def _require_process(self) -> None:
+        """Refuse to go on in a forked process, where this client would be there twice."""
+        if os.getpid() != self._process:
+            raise LocalProtocolError(
+                f"this Client belongs to process {self._process}, this is its fork {os.getpid()}: both would use the "
+                f"same masks; save before forking and restore the saved state in exactly one process"
+            )
 
     def _require_epoch(self) -> tuple[Offer, Vault]:
         if self._offer is None or self._vault is None:

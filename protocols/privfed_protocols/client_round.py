@@ -27,6 +27,7 @@ class Round:
     participants: tuple[int, ...]
     model_digest: bytes
     plan_digest: bytes
+    deadline: int
     context: bytes = field(repr=False)
 
 
@@ -36,8 +37,7 @@ def check_start(
     """Check M5; refusals 4 and 13 to 16."""
     if not last < start.round <= offer.rounds:
         raise WrongRound(f"round {start.round}, expected one after {last} and at most {offer.rounds}")
-    if start.deadline and now > start.deadline:
-        raise OverBound(f"round {start.round} had to be answered by {start.deadline}, it is {now}")
+    _check_deadline(start.round, start.deadline, now)
     participants = bitmap.unpack(start.participants, view.n)
     _check_bitmap(participants, "participants", offer=offer, view=view)
     strangers = set(participants) & set(view.neighbours) - present
@@ -51,16 +51,24 @@ def check_start(
         model_digest=start.model_digest,
         plan_digest=start.plan_digest,
     )
-    return Round(start.round, participants, start.model_digest, start.plan_digest, context)
+    return Round(start.round, participants, start.model_digest, start.plan_digest, start.deadline, context)
 
 
-def check_survivors(survivors: Survivors, *, offer: Offer, view: RosterView, current: Round) -> tuple[int, ...]:
-    """Check M7 for the current round; refusals 14 to 16."""
+def check_survivors(
+    survivors: Survivors, *, offer: Offer, view: RosterView, current: Round, now: int
+) -> tuple[int, ...]:
+    """Check M7 for the current round; refusals 4 and 14 to 16."""
+    _check_deadline(current.number, current.deadline, now)
     alive = bitmap.unpack(survivors.survivors, view.n)
     if not set(alive) <= set(current.participants):
         raise BadBitmap("survivors who are no participants")
     _check_bitmap(alive, "survivors", offer=offer, view=view)
     return alive
+
+
+def _check_deadline(number: int, deadline: int, now: int) -> None:
+    if deadline and now > deadline:
+        raise OverBound(f"round {number} had to be answered by {deadline}, it is {now}")
 
 
 def _check_bitmap(members: tuple[int, ...], name: str, *, offer: Offer, view: RosterView) -> None:

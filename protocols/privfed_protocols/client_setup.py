@@ -42,6 +42,7 @@ class RosterView:
         index: the client's own place.
         root: Merkle root.
         neighbours: indices, in the order of the graph.
+        identities: of the neighbours, in the same order.
         channel_keys: channel public keys of the neighbours, in the same order.
         round_keys: per neighbour, the public keys of all rounds, 32 bytes each.
     """
@@ -51,8 +52,13 @@ class RosterView:
     index: int
     root: bytes = field(repr=False)
     neighbours: tuple[int, ...]
+    identities: tuple[bytes, ...]
     channel_keys: tuple[bytes, ...] = field(repr=False)
     round_keys: tuple[bytes, ...] = field(repr=False)
+
+    def name(self, neighbour: int) -> str:
+        """How an error calls a neighbour."""
+        return f"client {neighbour} (identity {self.identities[self.neighbours.index(neighbour)].hex()})"
 
     def round_key(self, position: int, round: int) -> bytes:
         """Public key of a round, of the neighbour at `position` in the list."""
@@ -111,6 +117,7 @@ def check_roster(
         index=roster.index,
         root=roster.root,
         neighbours=neighbours,
+        identities=tuple(other.identity for other in others),
         channel_keys=tuple(other.channel_key for other in others),
         round_keys=tuple(other.round_keys for other in others),
     )
@@ -167,16 +174,22 @@ def check_keys(advertised: list[Advertise]) -> None:
 
 
 def make_shares(view: RosterView, *, epoch: bytes, vault: Vault) -> bytes:
-    """Make M3: share e and b of every round, and encrypt each neighbour's shares under a key of its own."""
+    """Make M3: share e and b of every round, and encrypt each neighbour's shares under a key of its own.
+
+    The arrays of limbs and shares are overwritten; the plaintexts that the cipher takes are only dropped.
+    """
     stream = FieldStream(derivation.coefficient_key(vault.sharing_seed, epoch=epoch, root=view.root))
     points = CompleteGraph(view.n).points(view.index, view.neighbours)
-    limbs = np.stack([to_limbs(vault.keys), to_limbs(vault.seeds)], axis=1)  # [round, e or b, limb]
+    keys, seeds = to_limbs(vault.keys), to_limbs(vault.seeds)
+    limbs = np.stack([keys, seeds], axis=1)  # [round, e or b, limb]
     shares = share(limbs.reshape(-1, limbs.shape[-1]), points=points, threshold=view.t, stream=stream)
     channel = Agreement(vault.channel)
     sealed = [
-        _seal_to(neighbour, own.astype("<u4").tobytes(), channel.shared_secret(key), epoch=epoch, view=view)
+        _seal_to(neighbour, own.astype("<u4", copy=False).tobytes(), channel.shared_secret(key), epoch=epoch, view=view)
         for neighbour, own, key in zip(view.neighbours, shares, view.channel_keys, strict=True)
     ]
+    for secret in (keys, seeds, limbs, shares):
+        secret.fill(0)
     return encode(Shares(VERSION, epoch, view.root, memoryview(b"".join(sealed))))
 
 
@@ -195,6 +208,9 @@ def open_delivery(
     delivery: Delivery, *, view: RosterView, epoch: bytes, vault: Vault
 ) -> tuple[tuple[int, ...], npt.NDArray[np.uint8]]:
     """Check and open M4; refusals 11 to 14.
+
+    Shares that do not authenticate refuse the whole delivery, and the error names who sent them: the server may have
+    altered them, or the sender may have sealed something else.
 
     Returns:
         The neighbours who delivered, and their shares, shape (rounds, neighbours, 72), zeros for who did not.
@@ -227,7 +243,7 @@ def _open_from(
     ends = {"epoch": epoch, "root": view.root}
     key = derivation.share_key(secret, **ends, sender=sender, receiver=view.index)
     associated = derivation.share_associated_data(**ends, sender=sender, receiver=view.index)
-    plaintext = unseal(key, sealed, associated, sender=sender)
+    plaintext = unseal(key, sealed, associated, sender=view.name(sender))
     if (np.frombuffer(plaintext, "<u4") >= PRIME).any():
-        raise BadShareMessage(f"a share from client {sender} has a limb outside the field")
+        raise BadShareMessage(f"a share from {view.name(sender)} has a limb outside the field")
     return np.frombuffer(plaintext, np.uint8).reshape(-1, PAIR_BYTES)

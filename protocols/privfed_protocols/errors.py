@@ -27,7 +27,11 @@ class InfeasibleParameters(LocalProtocolError):
 
 
 class RoundFailed(ProtocolError):
-    """The round failed closed: nothing of it is or becomes known, its secrets are burned, the epoch may go on.
+    """The round failed closed: no sum is opened, the round cannot be run again, and the epoch may go on.
+
+    If it failed before the survivors were sent out (`close_inputs`), nothing of it is or becomes known. If it failed
+    afterwards (`close_unmask`), clients have answered: whoever holds the answers and the masked vectors may still learn
+    the sum of the survivors, never more, so count it as released.
 
     Attributes:
         round: number of the failed round.

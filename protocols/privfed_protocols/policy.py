@@ -27,7 +27,7 @@ class ClientPolicy:
         max_rounds: most rounds in an epoch.
         max_vector_bytes: most bytes of all vectors of one round.
         require_expiry: refuse offers without an expiry.
-        max_lifetime: most seconds between now and the expiry of an offer; None for no bound.
+        max_lifetime: most seconds between now and the expiry of an offer, which then must have one; None for no bound.
     """
 
     n_min: int = 2
@@ -66,8 +66,8 @@ class ClientPolicy:
             f"{offer.rounds} rounds, policy allows {self.max_rounds}": offer.rounds > self.max_rounds,
             f"{size} bytes of vectors a round, policy allows {self.max_vector_bytes}": size > self.max_vector_bytes,
             "no expiry, policy requires one": self.require_expiry and offer.expiry == 0,
-            f"an expiry more than {self.max_lifetime} s away": (
-                self.max_lifetime is not None and offer.expiry > now + self.max_lifetime
+            f"no expiry, or one more than {self.max_lifetime} s away": (
+                self.max_lifetime is not None and not 0 < offer.expiry <= now + self.max_lifetime
             ),
         }
         _refuse(OverBound, "offer with", over)

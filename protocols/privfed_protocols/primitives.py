@@ -86,7 +86,8 @@ def check_public_key(public: bytes, *, owner: str) -> None:
     """Refuse a public key of low order or in another than its canonical form.
 
     X25519 ignores bit 255 and reduces modulo 2^255 - 19. Without the check on the form, one key could be sent under
-    several encodings and pass for distinct keys.
+    several encodings and pass for distinct keys. Distinct strings are no proof of distinct keys, though: a public key
+    plus a point of low order is another canonical string with the same shared secrets.
 
     Raises:
         LowOrderPoint: naming the owner, never the key.
@@ -122,13 +123,13 @@ def seal(key: bytes, plaintext: Bytes, associated: bytes) -> bytes:
     return AESGCM(key).encrypt(_ZERO_NONCE, plaintext, associated)
 
 
-def unseal(key: bytes, ciphertext: Bytes, associated: bytes, *, sender: int) -> bytes:
+def unseal(key: bytes, ciphertext: Bytes, associated: bytes, *, sender: str) -> bytes:
     """Open what `seal` made.
 
     Raises:
-        BadShareMessage: naming the index of the sender, if the ciphertext does not authenticate.
+        BadShareMessage: naming the sender, if the ciphertext does not authenticate.
     """
     try:
         return AESGCM(key).decrypt(_ZERO_NONCE, ciphertext, associated)
     except InvalidTag:
-        raise BadShareMessage(f"shares from client {sender} do not authenticate under this roster") from None
+        raise BadShareMessage(f"shares from {sender} do not authenticate under this roster") from None

@@ -56,13 +56,14 @@ from .states import (
     allows,
     step,
 )
+from .uncopied import Uncopied
 from .vault import PAIR_BYTES
 from .vectors import total_bytes
 
 _LIED: Final = "wrong shares; left out of later rounds"
 
 
-class Server:
+class Server(Uncopied):
     """Runs one epoch: set-up once, then up to R rounds.
 
     The driver carries bytes and watches the time: it broadcasts `offer`, feeds messages to `receive`, and closes a
@@ -198,7 +199,7 @@ class Server:
             plan_digest: 32 bytes, digest of the plan that clients compute by.
             participants: identities to invite; None invites everybody whose set-up is complete and whose shares
                 were never found wrong.
-            deadline: Unix seconds after which clients refuse the start; 0 for none.
+            deadline: Unix seconds after which clients refuse the start and the survivors; 0 for none.
 
         Raises:
             LocalProtocolError: no rounds left, a participant that cannot take part, or too few of them.

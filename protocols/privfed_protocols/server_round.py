@@ -18,11 +18,12 @@ from .primitives import Agreement, equal, public_key
 from .robust import recover
 from .server_setup import ServerRoster
 from .shamir import LIMBS, PRIME, SHARE_BYTES, Field, combine, from_limbs, lagrange_at_zero
+from .uncopied import Uncopied
 from .vectors import Array, VectorSpec
 
 
 @dataclass
-class ServerRound:
+class ServerRound(Uncopied):
     """A round as the server sees it: public values, accumulators, and who did what so far."""
 
     number: int

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .errors import CorruptState, LocalProtocolError
 from .primitives import KEY_BYTES
 from .shamir import SHARE_BYTES
+from .uncopied import Uncopied
 
 PAIR_BYTES = 2 * SHARE_BYTES  # share of e, then share of b
 
@@ -36,7 +37,7 @@ class SavedVault(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         return "<SavedVault>"
 
 
-class Vault:
+class Vault(Uncopied):
     """Channel key, sharing seed, and for each round the mask key e, the self-mask seed b and the shares held."""
 
     def __init__(self, rounds: int, randomness: Callable[[int], bytes]) -> None:

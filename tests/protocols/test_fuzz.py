@@ -6,6 +6,7 @@ import copy
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from privfed_protocols import Client, ProtocolError, Server
 from privfed_protocols.messages import decode_from_client, decode_from_server
+from privfed_protocols.uncopied import Uncopied
 from tests.protocols.harness import MODEL, PLAN, Network, identities, random_vectors
 
 A = identities(1)[0]
@@ -103,7 +105,7 @@ class Stage:
         receiver = self.fresh()
         try:
             if isinstance(receiver, Client):
-                receiver.receive(message)
+                receiver.receive(message, now=0)
             else:
                 receiver.receive(A, message)
         except ProtocolError:
@@ -117,8 +119,14 @@ def at_client(name: str, client: Client, message: bytes) -> Stage:
 
 
 def at_server(name: str, server: Server, message: bytes) -> Stage:
-    frozen = copy.deepcopy(server)
-    return Stage(name, lambda: copy.deepcopy(frozen), message)
+    frozen = duplicate(server)
+    return Stage(name, lambda: duplicate(frozen), message)
+
+
+def duplicate(server: Server) -> Server:
+    """A copy in spite of the refusal, so that each mutation meets the same server."""
+    with mock.patch.object(Uncopied, "__reduce_ex__", object.__reduce_ex__):
+        return copy.deepcopy(server)
 
 
 def stages() -> list[Stage]:

@@ -145,7 +145,7 @@ def test_aes_gcm_of_the_specification() -> None:
     """McGrew and Viega, "The Galois/Counter Mode of Operation", test cases 13 and 14: all zero, as we call it."""
     assert seal(bytes(32), b"", b"").hex() == "530f8afbc74536b9a963b4f1c4cb738b"
     assert seal(bytes(32), bytes(16), b"").hex() == "cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919"
-    assert unseal(bytes(32), seal(bytes(32), bytes(16), b"a"), b"a", sender=0) == bytes(16)
+    assert unseal(bytes(32), seal(bytes(32), bytes(16), b"a"), b"a", sender="client 0") == bytes(16)
 
 
 @pytest.mark.parametrize("place", [0, 15, 16, 31])
@@ -154,16 +154,16 @@ def test_aes_gcm_refuses_every_altered_part(place: int) -> None:
     sealed = bytearray(seal(key, bytes(16), b"transcript"))
     for changed_key, associated in ((key, b"Transcript"), (bytes(32), b"transcript")):
         with pytest.raises(BadShareMessage):
-            unseal(changed_key, bytes(sealed), associated, sender=3)
+            unseal(changed_key, bytes(sealed), associated, sender="client 3")
     sealed[place] ^= 1
     with pytest.raises(BadShareMessage, match="client 3"):
-        unseal(key, bytes(sealed), b"transcript", sender=3)
+        unseal(key, bytes(sealed), b"transcript", sender="client 3")
 
 
 def test_short_ciphertexts_are_refused() -> None:
     for size in range(17):
         with pytest.raises(BadShareMessage):
-            unseal(bytes(32), bytes(size), b"", sender=0)
+            unseal(bytes(32), bytes(size), b"", sender="client 0")
 
 
 def test_mask_stream_is_aes_256_ctr_from_block_zero() -> None:

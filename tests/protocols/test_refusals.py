@@ -73,7 +73,7 @@ def refused(client: Client, message: bytes, error: type[PeerProtocolError], *, n
     else:
         assert client.state is ClientState.ABORTED
         with pytest.raises(AfterBurned):
-            client.receive(message)
+            client.receive(message, now=0)
         vault = client._vault
         assert vault is None or not any([*vault.keys, *vault.seeds, *vault.channel, *vault.sharing_seed])
     return caught.value
@@ -166,7 +166,7 @@ def test_3_the_policy_accepts_what_it_asks_for() -> None:
     policy = ClientPolicy(
         n_min=3, min_corrupt=0.1, max_dropout=0.2, plan_digests=frozenset({PLAN}), max_rounds=2, max_vector_bytes=20
     )
-    assert Client(ME, policy=policy).receive(offer()).reply
+    assert Client(ME, policy=policy).receive(offer(), now=0).reply
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,9 @@ def test_3_the_policy_accepts_what_it_asks_for() -> None:
         (ClientPolicy(require_expiry=True), {}, 0),
         (ClientPolicy(), {"expiry": 100}, 101),
         (ClientPolicy(max_lifetime=50), {"expiry": 151}, 100),
+        (ClientPolicy(max_lifetime=50), {"expiry": 0}, 100),
     ],
-    ids=["rounds", "bytes", "no expiry", "expired", "lifetime"],
+    ids=["rounds", "bytes", "no expiry", "expired", "lifetime", "lifetime without expiry"],
 )
 def test_4_over_bounds(policy: ClientPolicy, changes: dict[str, object], now: int) -> None:
     assert refused(Client(ME, policy=policy), offer(**changes), OverBound, now=now).refusal == 4
@@ -193,6 +194,20 @@ def test_4_an_epoch_expires_between_messages() -> None:
     start = net.server.start_round(model_digest=MODEL, plan_digest=PLAN)[ME]
     assert refused(net.clients[ME], start, OverBound, now=101).refusal == 4
     assert_burned(net.clients[ME], 1)
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_4_survivors_after_the_deadline(restored: bool) -> None:
+    net = Network.make(4).set_up()
+    for identity, start in net.server.start_round(model_digest=MODEL, plan_digest=PLAN, deadline=50).items():
+        net.tell(identity, start)
+        net.send(identity, net.submit(identity, net.vectors()[identity]))
+    mail = net.server.close_inputs()
+    if restored:
+        net.clients[ME] = Client.restore(net.saved[ME])
+    assert refused(net.clients[ME], mail[ME], OverBound, now=51).refusal == 4
+    other = identities(2)[1]
+    assert net.clients[other].receive(mail[other], now=50).reply
 
 
 def test_4_a_start_after_its_deadline() -> None:
@@ -237,7 +252,7 @@ class RosterForge:
 def test_the_forge_forges_acceptable_rosters() -> None:
     forge = RosterForge()
     assert forge.forged() == forge.sent[ME]
-    assert forge.client.receive(forge.forged()).reply
+    assert forge.client.receive(forge.forged(), now=0).reply
 
 
 @pytest.mark.parametrize("changes", [{"k": 2}, {"k": 4}, {"t": 1}, {"t": 3}])
@@ -253,7 +268,7 @@ def test_3_a_threshold_that_the_guarded_colluders_reach(colluders: int, accepted
     assert forge.roster.t == 2
     forge.client._policy = ClientPolicy(min_colluders=colluders)
     if accepted:
-        assert forge.client.receive(forge.forged()).reply
+        assert forge.client.receive(forge.forged(), now=0).reply
     else:
         assert refused(forge.client, forge.forged(), WeakParameters).refusal == 3
 
@@ -421,8 +436,8 @@ def test_the_delivery_forge_reads_what_was_sent() -> None:
     forge = DeliveryForge()
     assert forge.forged() == forge.message
     for sender, piece in enumerate(forge.pieces(), start=1):
-        assert len(unseal(forge.key(sender), piece, forge.associated(sender), sender=sender)) == 144
-    assert forge.client.receive(forge.message).reply is None
+        assert len(unseal(forge.key(sender), piece, forge.associated(sender), sender=str(sender))) == 144
+    assert forge.client.receive(forge.message, now=0).reply is None
 
 
 @pytest.mark.parametrize("place", [0, 159, 160, 300, 479])
@@ -456,7 +471,10 @@ def test_11_ciphertexts_of_other_senders_directions_or_rosters() -> None:
         assert refused(fresh.client, message, BadShareMessage).refusal == 11
     fresh = DeliveryForge()
     right = seal(forge.key(1), bytes(144), forge.associated(1))
-    assert fresh.client.receive(fresh.forged(ciphertexts=memoryview(b"".join([right, second, third])))).reply is None
+    assert (
+        fresh.client.receive(fresh.forged(ciphertexts=memoryview(b"".join([right, second, third]))), now=0).reply
+        is None
+    )
 
 
 def test_11_the_two_directions_of_a_pair_have_two_keys() -> None:
@@ -480,7 +498,16 @@ def test_11_a_limb_outside_the_field(limb: int, place: int) -> None:
     pieces = forge.pieces()
     error = refused(forge.client, forge.forged(ciphertexts=memoryview(pieces[0] + piece + pieces[2])), BadShareMessage)
     assert error.refusal == 11
-    assert "client 2" in str(error)
+    assert f"client 2 (identity {identities(3)[2].hex()})" in str(error)
+
+
+def test_11_shares_that_do_not_authenticate_name_their_sender() -> None:
+    """One client that seals garbage aborts the others; the operator has to know which."""
+    forge = DeliveryForge()
+    first, second, third = forge.pieces()
+    garbage = forge.forged(ciphertexts=memoryview(b"".join([first, bytes(len(second)), third])))
+    error = refused(forge.client, garbage, BadShareMessage)
+    assert f"client 2 (identity {identities(3)[2].hex()})" in str(error)
 
 
 @pytest.mark.parametrize("size", [0, 1, 320, 479, 481, 640])
@@ -497,7 +524,7 @@ def test_12_fewer_deliveries_than_the_threshold() -> None:
     assert refused(forge.client, message, DeliveryBelowThreshold).refusal == 12
     forge = DeliveryForge()
     message = forge.forged(present=b"\x07", ciphertexts=memoryview(b"".join(forge.pieces()[:2])))
-    assert forge.client.receive(message).reply is None
+    assert forge.client.receive(message, now=0).reply is None
 
 
 def test_14_own_shares_not_among_the_delivered() -> None:
@@ -532,7 +559,7 @@ class RoundForge:
         self.view = self.client._view
 
     def begin(self) -> RoundForge:
-        self.client.receive(self.start)
+        self.client.receive(self.start, now=0)
         return self
 
     def mask(self) -> RoundForge:
@@ -549,16 +576,16 @@ def test_13_a_round_beyond_the_last(round: int) -> None:
     forge = RoundForge()
     assert refused(forge.client, replace(forge.start, Start, round=round), WrongRound).refusal == 13
     assert forge.client.last_round == 0
-    forge.client.receive(forge.start)
+    forge.client.receive(forge.start, now=0)
 
 
 def test_13_a_round_that_is_not_later() -> None:
     forge = RoundForge()
-    forge.client.receive(replace(forge.start, Start, round=2))
+    forge.client.receive(replace(forge.start, Start, round=2), now=0)
     forge.client.burn()
     for round in (1, 2):
         assert refused(forge.client, replace(forge.start, Start, round=round), WrongRound).refusal == 13
-    forge.client.receive(replace(forge.start, Start, round=3))
+    forge.client.receive(replace(forge.start, Start, round=3), now=0)
     assert refused(forge.client, forge.start, WrongRound).refusal == 13
     assert forge.client.round == 3, "a replayed start must not stop the round that runs"
 
@@ -634,7 +661,7 @@ def test_16_fewer_live_neighbours_than_the_threshold() -> None:
     assert refused(forge.client, forge.survivors((0, 1, 2)), NeighboursBelowThreshold).refusal == 16
     assert_burned(forge.client, 1)
     forge = RoundForge().mask()
-    assert forge.client.receive(forge.survivors((0, 1, 2, 3))).reply
+    assert forge.client.receive(forge.survivors((0, 1, 2, 3)), now=0).reply
 
 
 @pytest.mark.parametrize("changes", [{"model_digest": OTHER}, {"plan_digest": OTHER}, {"plan_digest": b""}])
@@ -673,7 +700,7 @@ def test_18_a_vector_that_is_not_as_offered_changes_nothing(vectors: dict[str, n
 
 def test_19_a_second_v() -> None:
     forge = RoundForge().mask()
-    assert forge.client.receive(forge.survivors((0, 1, 2, 3))).reply
+    assert forge.client.receive(forge.survivors((0, 1, 2, 3)), now=0).reply
     for members in ((0, 1, 2, 3), (0, 1, 2, 4)):
         assert refused(forge.client, forge.survivors(members), SecondSurvivors).refusal == 19
     assert_burned(forge.client, 1)
@@ -685,7 +712,7 @@ def test_21_alive_and_dropped_at_once_cannot_be_expressed() -> None:
     vault = forge.client._vault
     assert vault is not None
     held = vault.held[0].copy().reshape(4, 2, 36)
-    reply = forge.client.receive(forge.survivors((0, 1, 3, 4))).reply
+    reply = forge.client.receive(forge.survivors((0, 1, 3, 4)), now=0).reply
     assert reply is not None
     shares = np.frombuffer(msgspec.msgpack.decode(reply, type=Unmask).shares, np.uint8).reshape(4, 36)
     for place, alive in enumerate((True, False, True, True)):  # neighbours 1 to 4
@@ -701,7 +728,7 @@ def test_22_anything_after_a_burned_round_or_aborted_set_up() -> None:
     refused(client, b"", UnknownFormat)
     for message in (b"", offer(), forge.start):
         with pytest.raises(AfterBurned) as caught:
-            client.receive(message)
+            client.receive(message, now=0)
         assert caught.value.refusal == 22
 
 
@@ -712,7 +739,7 @@ def test_messages_out_of_order_abort_set_up() -> None:
     forge = RoundForge()
     assert refused(Client(ME), forge.start, UnexpectedMessage).refusal == 0
     waiting = Client(ME, randomness=seeded(1))
-    waiting.receive(offer())
+    waiting.receive(offer(), now=0)
     assert refused(waiting, offer(), UnexpectedMessage).refusal == 0
 
 
@@ -727,7 +754,7 @@ def test_messages_that_cannot_be_read_burn_the_running_round() -> None:
         forge = prepare(RoundForge())
         assert refused(forge.client, b"\xc1", UnknownFormat).refusal == 2
         assert_burned(forge.client, 1)
-        forge.client.receive(replace(forge.start, Start, round=2))
+        forge.client.receive(replace(forge.start, Start, round=2), now=0)
 
 
 def test_set_up_messages_after_set_up_change_nothing() -> None:
@@ -739,7 +766,7 @@ def test_set_up_messages_after_set_up_change_nothing() -> None:
 
 def test_a_later_start_burns_the_round_that_ran() -> None:
     forge = RoundForge().mask()
-    forge.client.receive(replace(forge.start, Start, round=3))
+    forge.client.receive(replace(forge.start, Start, round=3), now=0)
     assert forge.client.round == 3
     vault = forge.client._vault
     assert vault is not None

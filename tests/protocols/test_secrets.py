@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import pickle  # noqa: TID251 -- to see it refused
 import traceback
 
@@ -19,6 +20,7 @@ from privfed_protocols import (
     PeerProtocolError,
     RoundFailed,
     SecondSurvivors,
+    client_setup,
     saved,
     server_round,
 )
@@ -60,16 +62,16 @@ def test_nothing_shows_a_secret() -> None:
         net.send(identity, net.tell(identity, roster))
     secrets = [one for client in net.clients.values() for one in secrets_of(client)]
     for identity, delivery in net.server.close_shares().items():
-        shown.append(net.clients[identity].receive(delivery))
+        shown.append(net.clients[identity].receive(delivery, now=0))
     secrets += [one for client in net.clients.values() for one in secrets_of(client)]
     started = net.server.start_round(model_digest=MODEL, plan_digest=PLAN)
     vectors = net.vectors()
     for identity, start in started.items():
-        shown.append(net.clients[identity].receive(start))
+        shown.append(net.clients[identity].receive(start, now=0))
         message = net.clients[identity].submit(vectors[identity], model_digest=MODEL, plan_digest=PLAN)
         shown += [net.server.receive(identity, message), decode_from_client(message, limit=10**6)]
     for identity, survivors in net.server.close_inputs().items():
-        event = net.clients[identity].receive(survivors)
+        event = net.clients[identity].receive(survivors, now=0)
         assert event.reply is not None
         shown += [event, net.server.receive(identity, event.reply), decode_from_client(event.reply, limit=10**6)]
     current = net.server._round
@@ -96,12 +98,12 @@ def test_no_refusal_shows_a_secret_or_writes_a_log(caplog: pytest.LogCaptureFixt
     texts = []
     for identity, survivors in mail.items():
         client = Client.restore(net.clients[identity].save())
-        reply = client.receive(survivors).reply
+        reply = client.receive(survivors, now=0).reply
         assert reply is not None
         for message in (survivors[:-1], survivors + b"\0", reply):
             other = Client.restore(net.clients[identity].save())
             with pytest.raises(PeerProtocolError) as caught:
-                other.receive(message)
+                other.receive(message, now=0)
             texts.append("".join(traceback.format_exception(caught.value)))
         shares = bytearray(msgspec.msgpack.decode(reply, type=Unmask).shares)
         shares[3] = 0xFF
@@ -117,11 +119,56 @@ def test_no_refusal_shows_a_secret_or_writes_a_log(caplog: pytest.LogCaptureFixt
     assert not caplog.records
 
 
-def test_clients_are_not_copied_or_pickled() -> None:
-    client = Network.make(3).set_up().clients[A]
+def test_nothing_that_must_exist_once_is_copied_or_pickled() -> None:
+    net = Network.make(3).set_up()
+    net.inputs(net.vectors())
+    client = net.clients[A]
     for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="save"):
             attempt(client)
+        for held in (client._vault, net.server, net.server._round):
+            with pytest.raises(TypeError, match="not copied or pickled"):
+                attempt(held)
+
+
+def test_a_forked_client_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a fork sees: the same object under another process number."""
+    net = Network.make(3).set_up()
+    start = net.server.start_round(model_digest=MODEL, plan_digest=PLAN)[A]
+    net.tell(A, start)
+    client, parent = net.clients[A], os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    for attempt in (
+        lambda: client.receive(start, now=0),
+        lambda: client.submit(net.vectors()[A], model_digest=MODEL, plan_digest=PLAN),
+        client.save,
+    ):
+        with pytest.raises(LocalProtocolError, match="exactly one process"):
+            attempt()
+    assert Client.restore(net.saved[A]).submit(net.vectors()[A], model_digest=MODEL, plan_digest=PLAN)
+    monkeypatch.undo()
+    assert client.state is ClientState.STARTED
+    assert client.submit(net.vectors()[A], model_digest=MODEL, plan_digest=PLAN)
+
+
+def test_making_shares_overwrites_its_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Network.make(3)
+    roster = net.advertise()[A]
+    made: list[np.ndarray] = []
+
+    def keeping(inner):
+        def kept(*args: object, **kwargs: object) -> np.ndarray:
+            made.append(inner(*args, **kwargs))
+            assert made[-1].any()
+            return made[-1]
+
+        return kept
+
+    for name in ("to_limbs", "share"):
+        monkeypatch.setattr(client_setup, name, keeping(getattr(client_setup, name)))
+    net.tell(A, roster)
+    assert len(made) == 3
+    assert not any(array.any() for array in made)
 
 
 class TestErasure:
@@ -172,17 +219,17 @@ class TestErasure:
         assert vault is not None
         gone = [bytes(vault.key(1)), bytes(vault.seed(1)), *(row.tobytes() for row in vault.held[0].reshape(-1, 36))]
         start = net.server.start_round(model_digest=MODEL, plan_digest=PLAN)[A]
-        client.receive(start)
+        client.receive(start, now=0)
         assert all(one in client.save() for one in gone)
         if burn == "burn":
             client.burn()
         elif burn == "refusal":
             with pytest.raises(PeerProtocolError):
-                client.receive(b"")
+                client.receive(b"", now=0)
         else:
             from privfed_protocols.messages import Start
 
-            client.receive(replace(start, Start, round=2))
+            client.receive(replace(start, Start, round=2), now=0)
         assert not any(one in client.save() for one in gone)
         assert not any([*vault.key(1), *vault.seed(1), *vault.held[0].reshape(-1)])
 
@@ -194,7 +241,7 @@ class TestErasure:
         secrets = secrets_of(client)
         assert len(secrets) == 8
         with pytest.raises(PeerProtocolError):
-            client.receive(b"")
+            client.receive(b"", now=0)
         assert client.state is ClientState.ABORTED
         assert secrets_of(client) == []
         assert not any(secret in client.save() for secret in secrets)
@@ -218,7 +265,7 @@ class TestErasure:
         vault = client._vault
         assert vault is not None
         start = net.server.start_round(model_digest=MODEL, plan_digest=PLAN)[A]
-        client.receive(replace(start, Start, round=3))
+        client.receive(replace(start, Start, round=3), now=0)
         for number in (1, 2):
             assert not any([*vault.key(number), *vault.seed(number), *vault.held[number - 1].reshape(-1)])
 
@@ -245,7 +292,7 @@ class TestSaving:
         again = Client.restore(net.saved[A])
         with pytest.raises(LocalProtocolError):
             again.submit(net.vectors(1)[A], model_digest=MODEL, plan_digest=PLAN)
-        assert again.receive(mail[A]).reply
+        assert again.receive(mail[A], now=0).reply
 
     @pytest.mark.parametrize("moment", ["masked", "answered", "burned"])
     def test_a_restored_client_does_not_start_a_burned_round_again(self, moment: str) -> None:
@@ -264,16 +311,26 @@ class TestSaving:
                 net.tell(A, msgspec.msgpack.encode(Survivors("sa1", epoch, 1, b"\x0f")))
         again = Client.restore(net.saved[A])
         with pytest.raises(PeerProtocolError):
-            again.receive(start)
+            again.receive(start, now=0)
         with pytest.raises(PeerProtocolError):
-            Client.restore(again.save()).receive(start)
+            Client.restore(again.save()).receive(start, now=0)
 
     def test_a_restored_client_knows_what_it_answered(self) -> None:
         net = Network.make(4).set_up()
         mail = net.inputs(net.vectors())
         net.tell(A, mail[A])
         with pytest.raises(SecondSurvivors):
-            Client.restore(net.saved[A]).receive(mail[A])
+            Client.restore(net.saved[A]).receive(mail[A], now=0)
+
+    def test_a_state_of_an_earlier_round_is_refused(self) -> None:
+        net = Network.make(4).set_up()
+        old = net.saved[A]
+        net.round(net.vectors())
+        last = net.clients[A].last_round
+        assert last == 1
+        assert Client.restore(net.saved[A], at_least_round=last).last_round == last
+        with pytest.raises(LocalProtocolError, match="older state"):
+            Client.restore(old, at_least_round=last)
 
     def test_damage_is_found(self) -> None:
         data = Network.make(3).set_up().clients[A].save()

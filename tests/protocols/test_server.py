@@ -57,9 +57,9 @@ class TestSetUp:
         clients = {identity: Client(identity) for identity in (A, B, C)}
         assert server.pending == {A, B, C}
         for identity in (A, B):
-            server.receive(identity, clients[identity].receive(server.offer).reply or b"")
+            server.receive(identity, clients[identity].receive(server.offer, now=0).reply or b"")
         assert server.pending == {C}
-        stranger = Client(D).receive(server.offer).reply or b""
+        stranger = Client(D).receive(server.offer, now=0).reply or b""
         with pytest.raises(UnknownSender):
             server.receive(D, stranger)
         assert D not in server.slots
@@ -72,13 +72,13 @@ class TestSetUp:
     def test_second_advertise_is_refused_and_the_first_stands(self, net: Network) -> None:
         first = net.tell(A, net.server.offer)
         net.send(A, first)
-        other = Client(A, randomness=seeded("other")).receive(net.server.offer).reply
+        other = Client(A, randomness=seeded("other")).receive(net.server.offer, now=0).reply
         for message in (first, other):
             refused(net, A, message, DuplicateMessage)
             assert slot(net, A) is SlotState.ADVERTISED
         for identity in (B, C, D, E):
             net.send(identity, net.tell(identity, net.server.offer))
-        assert net.clients[A].receive(net.server.close_advertise()[A]).reply
+        assert net.clients[A].receive(net.server.close_advertise()[A], now=0).reply
 
     def test_advertising_as_another_is_refused(self, net: Network) -> None:
         refused(net, B, net.tell(A, net.server.offer), UnknownSender)
@@ -128,7 +128,7 @@ class TestSetUp:
         net = Network.make(3)
         for identity in (A, B, C):
             net.send(identity, net.tell(identity, net.server.offer))
-        stranger = Client(D).receive(net.server.offer).reply
+        stranger = Client(D).receive(net.server.offer, now=0).reply
         refused(net, D, stranger, RosterSize)
 
     def test_late_advertises_and_shares(self, net: Network) -> None:

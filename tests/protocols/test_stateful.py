@@ -111,7 +111,7 @@ class Epoch(RuleBasedStateMachine):
         """A client takes a message in, is saved, and only then answers; a crash comes before the saving."""
         client = self.clients[identity]
         try:
-            event = client.receive(message)
+            event = client.receive(message, now=0)
         except PeerProtocolError as error:
             tally[f"client refuses: {type(error).__name__}"] += 1
             event = None

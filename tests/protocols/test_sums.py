@@ -149,7 +149,7 @@ def test_a_client_that_was_told_otherwise_spoils_the_sum(field: str) -> None:
         if identity == A:
             start = replace(start, Start, **{field: told[field]})
             mine |= {name: value for name, value in told.items() if name in mine and name == field}
-        net.clients[identity].receive(start)
+        net.clients[identity].receive(start, now=0)
         net.send(identity, net.clients[identity].submit(zero, **mine))
     for identity, survivors in net.server.close_inputs().items():
         if identity != A or field != "participants":  # A refuses survivors outside what it was told
@@ -394,7 +394,7 @@ def test_a_restored_client_repeats_its_share_message_byte_for_byte() -> None:
     net = Network.make(4)
     roster = net.advertise()[B]
     saved = net.saved[B]
-    replies = [Client.restore(saved).receive(roster).reply for _ in range(2)]
+    replies = [Client.restore(saved).receive(roster, now=0).reply for _ in range(2)]
     assert replies[0] == replies[1]
 
 
@@ -409,12 +409,12 @@ def test_offers_are_fresh() -> None:
 def test_randomness_that_runs_short_is_refused() -> None:
     offer = Server(Offer.new(vectors=[VectorSpec("x", 1, 8)], n_min=2, n_max=2, rounds=1, plan_digest=PLAN)).offer
     with pytest.raises(LocalProtocolError, match="31 bytes"):
-        Client(A, randomness=lambda size: bytes(size - 1)).receive(offer)
+        Client(A, randomness=lambda size: bytes(size - 1)).receive(offer, now=0)
 
 
 def test_secrets_come_from_the_operating_system() -> None:
     offer = Server(Offer.new(vectors=[VectorSpec("x", 1, 8)], n_min=2, n_max=2, rounds=1, plan_digest=PLAN)).offer
-    assert Client(A).receive(offer).reply != Client(A).receive(offer).reply
+    assert Client(A).receive(offer, now=0).reply != Client(A).receive(offer, now=0).reply
 
 
 def server_peak(n: int, length: int) -> int:
