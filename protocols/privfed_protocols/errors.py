@@ -7,7 +7,9 @@ No message ever holds a secret: lengths, indices, round numbers and identities o
 # ruff: noqa: N818 -- the names say what happened, as in "raise RoundFailed"; all end in the tree of ProtocolError
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
+
+Disputes: TypeAlias = tuple[tuple[bytes, tuple[bytes, ...]], ...]
 
 
 class ProtocolError(Exception):
@@ -35,11 +37,14 @@ class RoundFailed(ProtocolError):
 
     Attributes:
         round: number of the failed round.
+        disputes: as in `RoundResult`, as far as the opening came; for the client whose secret did not open, all who
+            gave shares of it.
     """
 
-    def __init__(self, message: str, *, round: int) -> None:
+    def __init__(self, message: str, *, round: int, disputes: Disputes = ()) -> None:
         super().__init__(message)
         self.round = round
+        self.disputes = disputes
 
 
 class EpochFailed(ProtocolError):
@@ -74,7 +79,7 @@ class LateMessage(PeerProtocolError):
 
 
 class ExcludedSender(PeerProtocolError):
-    """A message from a client that was found bad in this step or excluded from the epoch."""
+    """A message from a client that was found bad in this step or is left out of the epoch."""
 
 
 class UnknownFormat(PeerProtocolError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .errors import Disputes
 from .messages import Offer
 from .vectors import Array
 
@@ -77,9 +78,13 @@ class RoundResult:
         sums: by name, the sum modulo 2^bits over all survivors, unsigned, shape (length,).
         participants: identities that were invited, in order of index.
         survivors: identities whose vectors are in the sums, in order of index.
+        disputes: (dealer, givers) for each client of whose secret some shares did not fit the rest, all identities.
+            The dealer dealt wrong shares or the givers gave wrong ones, and nothing tells which; with many wrong shares
+            it may even have been others. A pointer for the operator; the sum is right all the same.
     """
 
     round: int
     sums: dict[str, Array] = field(repr=False)
     participants: tuple[bytes, ...]
     survivors: tuple[bytes, ...]
+    disputes: Disputes = ()

@@ -28,17 +28,13 @@ class Recovered:
 
     Attributes:
         secret: the secret, or None.
-        wrong: positions of the wrong shares.
-        proved: `wrong` is within (m - t) // 2, so that it is right unless more clients than that lied together. Beyond
-            it, liars whose errors cancel at zero could make honest shares look wrong.
-        dealer_lied: all shares lie on one polynomial, more of them than its degree needs, and it holds another
-            secret than was committed to. Right unless fewer than t of the shares are honest.
+        wrong: positions of the shares off the polynomial that gave the secret. Shares are not committed to, so that
+            each may have been dealt wrong as well as given wrong; with more than (m - t) // 2 wrong shares, some whose
+            errors cancel at zero may even put right ones here.
     """
 
     secret: bytes | None = field(repr=False)
     wrong: tuple[int, ...]
-    proved: bool
-    dealer_lied: bool
 
 
 def recover(
@@ -47,7 +43,6 @@ def recover(
     points: Field,
     threshold: int,
     accept: Callable[[bytes | None], bool],
-    known_wrong: frozenset[int] = frozenset(),
 ) -> Recovered:
     """Find the secret that `accept` recognises among shares of which some are wrong.
 
@@ -56,24 +51,21 @@ def recover(
         points: shape (m,), distinct.
         threshold: number of shares that open the secret.
         accept: tells the committed secret from any other.
-        known_wrong: positions that are tried without first; whoever lied about one secret probably did about all.
     """
     m = len(points)
     if not _disagreeing(shares, points, range(threshold)):
-        return Recovered(None, (), proved=False, dealer_lied=m > threshold)
-    for suspects in _suspects(shares, points, threshold, known_wrong):
+        return Recovered(None, ())
+    for suspects in _suspects(shares, points, threshold):
         good = [place for place in range(m) if place not in suspects][:threshold]
         if len(good) == threshold:
             secret = from_limbs(combine(lagrange_at_zero(points[good][None]), shares[good][None]))[0]
             if accept(secret):
-                wrong = tuple(_disagreeing(shares, points, good))
-                return Recovered(secret, wrong, proved=2 * len(wrong) <= m - threshold, dealer_lied=False)
-    return Recovered(None, (), proved=False, dealer_lied=False)
+                return Recovered(secret, tuple(_disagreeing(shares, points, good)))
+    return Recovered(None, ())
 
 
-def _suspects(shares: Field, points: Field, threshold: int, known: frozenset[int]) -> Iterator[frozenset[int]]:
-    """Sets of shares that may be the wrong ones: those known, what the decoder finds, then every one there is."""
-    yield known
+def _suspects(shares: Field, points: Field, threshold: int) -> Iterator[frozenset[int]]:
+    """Sets of shares that may be the wrong ones: what the decoder finds, then every one there is."""
     found: frozenset[int] = frozenset()
     for limb in range(LIMBS):  # a wrong share may differ in one limb only, but mostly the first tells all
         found |= frozenset(_decode_limb(shares[:, limb], points, threshold))

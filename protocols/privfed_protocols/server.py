@@ -52,6 +52,7 @@ from .states import (
     IllegalTransition,
     ServerState,
     ServerTrigger,
+    SlotState,
     SlotTrigger,
     allows,
     step,
@@ -60,7 +61,13 @@ from .uncopied import Uncopied
 from .vault import PAIR_BYTES
 from .vectors import total_bytes
 
-_LIED: Final = "wrong shares; left out of later rounds"
+_UNOPENED: Final = "its shares did not open; left out of later rounds"
+_MOVES: Final = {  # what a message does to its sender's slot
+    ServerTrigger.TAKE_ADVERTISE: SlotTrigger.ADVERTISE,
+    ServerTrigger.TAKE_SHARES: SlotTrigger.SHARES,
+    ServerTrigger.TAKE_MASKED: SlotTrigger.MASK,
+    ServerTrigger.TAKE_UNMASK: SlotTrigger.UNMASK,
+}
 
 
 class Server(Uncopied):
@@ -197,8 +204,8 @@ class Server(Uncopied):
         Args:
             model_digest: 32 bytes, digest of the model that clients compute on.
             plan_digest: 32 bytes, digest of the plan that clients compute by.
-            participants: identities to invite; None invites everybody whose set-up is complete and whose shares
-                were never found wrong.
+            participants: identities to invite; None invites everybody whose set-up is complete, but for those who
+                are left out (`slots`).
             deadline: Unix seconds after which clients refuse the start and the survivors; 0 for none.
 
         Raises:
@@ -247,19 +254,20 @@ class Server(Uncopied):
         """Open the sum.
 
         Raises:
-            RoundFailed: too few shares, or wrong ones. The accumulators are dropped; clients that are proved to have
-                lied are left out of later rounds.
+            RoundFailed: too few shares, or a client whose secret does not open from enough of them. The accumulators
+                are dropped. That client is left out of the rounds that follow, lest each of them fail the same way;
+                this is no verdict on it, since its shares may have been altered by those who gave them.
         """
         following = self._may(ServerTrigger.CLOSE_UNMASK)
         roster, current = self._require_roster(), self._require_round()
         try:
             opened = open_secrets(current, roster=roster, epoch=self._epoch)
         except Unopenable as error:
-            self._slots.exclude((roster.identities[index] for index in error.liars), _LIED)
-            raise self._fail_round(RoundFailed(f"round {current.number}: {error}", round=current.number)) from None
-        self._slots.exclude((roster.identities[index] for index in opened.liars), _LIED)
-        for index in opened.suspects:
-            self._slots.note(roster.identities[index], SlotTrigger.BAD, "wrong shares, it seems")
+            if error.dealer >= 0:
+                self._slots.note(roster.identities[error.dealer], SlotTrigger.LEAVE_OUT, _UNOPENED)
+            disputes = roster.named(error.found)
+            message = f"round {current.number}: {error}"
+            raise self._fail_round(RoundFailed(message, round=current.number, disputes=disputes)) from None
         self._round, self._state = None, following  # first, so that an interrupted removal cannot be repeated
         remove_masks(current, opened, roster=roster, vectors=self._offer.vectors)
         return RoundResult(
@@ -267,6 +275,7 @@ class Server(Uncopied):
             sums=current.sums,
             participants=tuple(roster.identities[index] for index in current.participants),
             survivors=tuple(roster.identities[index] for index in current.survivors),
+            disputes=roster.named(opened.disputes),
         )
 
     def _take(self, sender: bytes, decoded: FromClient, message: bytes) -> ServerEvent:
@@ -336,18 +345,21 @@ class Server(Uncopied):
         }.get(trigger, False)
         if not over:
             raise UnexpectedMessage(f"{trigger.value!r} does not follow state {self._state.name}")
-        if sender in self._slots:
+        if self._slots.awaits(sender, _MOVES[trigger]):  # a copy of what came in time says nothing about its sender
             self._slots.note(sender, SlotTrigger.LATE, f"came after its step, in state {self._state.name}")
         raise LateMessage(f"message of {sender.hex()} came after its step was closed, in state {self._state.name}")
 
     def _awaits_from(self, sender: bytes) -> bool:
         """Whether the current step waits for this client; what was taken in already stays taken in."""
-        anybody = self._state is ServerState.ADVERTISE and self._invited is None and sender not in self._slots
-        return anybody or sender in self.pending
+        stranger = self._state is ServerState.ADVERTISE and self._invited is None and sender not in self._slots
+        if stranger:  # no more slots for garbage than for clients; those who advertise well are not kept out by it
+            return sum(slot.state is SlotState.BAD for slot in self._slots) < self._offer.n_max
+        return sender in self.pending
 
     def _participants(self, wanted: Iterable[bytes] | None) -> tuple[int, ...]:
-        roster, excluded = self._require_roster(), self._slots.excluded
-        able = {identity: index for index in self._present if (identity := roster.identities[index]) not in excluded}
+        roster = self._require_roster()
+        present = {roster.identities[index]: index for index in self._present}
+        able = {one: index for one, index in present.items() if self._slots[one].state is not SlotState.LEFT_OUT}
         if wanted is None:
             members = tuple(sorted(able.values()))
             problem = self._shortage(members)
@@ -357,7 +369,9 @@ class Server(Uncopied):
         chosen = frozenset(wanted)
         unable = sorted(identity.hex() for identity in chosen - able.keys())
         if unable:
-            raise LocalProtocolError(f"clients {unable} did not finish set-up or were excluded; leave them out")
+            raise LocalProtocolError(
+                f"clients {unable} did not finish set-up or are left out of the epoch; name others"
+            )
         members = tuple(sorted(able[identity] for identity in chosen))
         problem = self._shortage(members)
         if problem is not None:

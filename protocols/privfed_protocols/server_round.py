@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -60,26 +61,30 @@ class ServerRound(Uncopied):
         self.answers[index] = bytes(shares)
 
 
+IndexDisputes: TypeAlias = tuple[tuple[int, tuple[int, ...]], ...]
+
+
 @dataclass(frozen=True)
 class Opened:
-    """The secrets of a round, by client, who is proved to have given wrong shares and who seems to have."""
+    """The secrets of a round, by client, and whose shares did not fit: (dealer, givers) by index."""
 
     seeds: dict[int, bytes] = field(repr=False)
     keys: dict[int, bytes] = field(repr=False)
-    liars: frozenset[int]
-    suspects: frozenset[int]
+    disputes: IndexDisputes
 
 
 class Unopenable(RoundFailed):
     """The secret of a client cannot be opened.
 
     Attributes:
-        liars: clients that are proved to have given wrong shares, or to have dealt shares of something else.
+        dealer: index of the client whose secret does not open from enough shares, -1 if there are too few shares.
+        found: the disputes up to this one and with it, by index.
     """
 
-    def __init__(self, message: str, *, round: int, liars: Iterable[int] = ()) -> None:
+    def __init__(self, message: str, *, round: int, dealer: int = -1, found: IndexDisputes = ()) -> None:
         super().__init__(message, round=round)
-        self.liars = frozenset(liars)
+        self.dealer = dealer
+        self.found = found
 
 
 def asked_of(index: int, participants: Iterable[int], graph: CompleteGraph) -> list[int]:
@@ -107,19 +112,20 @@ def open_secrets(current: ServerRound, *, roster: ServerRoster, epoch: bytes) ->
     candidates = from_limbs(combine(lagrange_at_zero(points), first))
     seeds: dict[int, bytes] = {}
     keys: dict[int, bytes] = {}
-    liars: set[int] = set()
-    suspects: set[int] = set()
+    disputes: list[tuple[int, tuple[int, ...]]] = []
     alive = set(current.survivors)
     for dealer, candidate in zip(current.participants, candidates, strict=True):
         if candidate is not None and _fits(candidate, dealer, current, roster, epoch):
             secret = candidate
         else:
-            secret, wrong, proved = _recover(
-                dealer, givers[dealer], shares[dealer], liars | suspects, current, roster, epoch
-            )
-            (liars if proved else suspects).update(wrong)
+            found, wrong = _recover(dealer, givers[dealer], shares[dealer], current, roster, epoch)
+            disputes.append((dealer, wrong))
+            if found is None:
+                problem = f"the {len(givers[dealer])} shares of client {dealer} do not open what it committed to"
+                raise Unopenable(problem, round=current.number, dealer=dealer, found=tuple(disputes))
+            secret = found
         (seeds if dealer in alive else keys)[dealer] = secret
-    return Opened(seeds, keys, frozenset(liars), frozenset(suspects - liars))
+    return Opened(seeds, keys, tuple(disputes))
 
 
 def _collect(current: ServerRound, graph: CompleteGraph) -> tuple[dict[int, list[int]], dict[int, Field]]:
@@ -149,26 +155,20 @@ def _recover(
     dealer: int,
     givers: list[int],
     shares: Field,
-    distrusted: set[int],
     current: ServerRound,
     roster: ServerRoster,
     epoch: bytes,
-) -> tuple[bytes, frozenset[int], bool]:
-    """Open a secret of which some shares are wrong, and name who gave them."""
+) -> tuple[bytes | None, tuple[int, ...]]:
+    """Open a secret of which some shares are wrong; who gave those, or all givers if it does not open."""
     outcome = recover(
         shares,
         points=roster.graph.points(dealer, givers),
         threshold=roster.parameters.t,
         accept=lambda secret: secret is not None and _fits(secret, dealer, current, roster, epoch),
-        known_wrong=frozenset(place for place, giver in enumerate(givers) if giver in distrusted),
     )
-    if outcome.dealer_lied:
-        problem = f"client {dealer} dealt shares of another secret than it committed to"
-        raise Unopenable(problem, round=current.number, liars=[dealer])
     if outcome.secret is None:
-        problem = f"too many of the {len(givers)} shares of client {dealer} are wrong to tell which"
-        raise Unopenable(problem, round=current.number)
-    return outcome.secret, frozenset(givers[place] for place in outcome.wrong), outcome.proved
+        return None, tuple(givers)
+    return outcome.secret, tuple(givers[place] for place in outcome.wrong)
 
 
 def remove_masks(current: ServerRound, opened: Opened, *, roster: ServerRoster, vectors: Sequence[VectorSpec]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from . import bitmap
 from .client_setup import check_keys, ciphertext_bytes
-from .errors import BadNeighbour, BadShareMessage, UnknownSender, WrongRound
+from .errors import BadNeighbour, BadShareMessage, Disputes, UnknownSender, WrongRound
 from .graph import CompleteGraph
 from .labels import VERSION
 from .merkle import leaf_hash, path_of, root_of
@@ -71,6 +71,12 @@ class ServerRoster:
     def graph(self) -> CompleteGraph:
         """Who shares with whom."""
         return CompleteGraph(self.n)
+
+    def named(self, disputes: Iterable[tuple[int, tuple[int, ...]]]) -> Disputes:
+        """Disputes by identity instead of by index."""
+        return tuple(
+            (self.identities[dealer], tuple(self.identities[giver] for giver in givers)) for dealer, givers in disputes
+        )
 
     def round_key(self, index: int, round: int) -> bytes:
         """Public key of a client in a round."""

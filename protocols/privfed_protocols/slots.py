@@ -31,7 +31,7 @@ class Slot:
         identity: the client.
         index: its place in the roster, -1 before there is one.
         state: of its set-up, then of the current or last round.
-        reason: why it is bad or late, else empty.
+        reason: why it is bad, late or left out, else empty.
     """
 
     identity: bytes
@@ -41,11 +41,10 @@ class Slot:
 
 
 class SlotBook:
-    """All slots, by identity, and who is left out of the epoch for good."""
+    """All slots, by identity."""
 
     def __init__(self, invited: Iterable[bytes]) -> None:
         self._slots = {identity: Slot(identity=identity) for identity in sorted(invited)}
-        self.excluded: frozenset[bytes] = frozenset()
 
     def __contains__(self, identity: bytes) -> bool:
         return identity in self._slots
@@ -74,8 +73,8 @@ class SlotBook:
             UnexpectedMessage: it is not awaited from this client.
         """
         slot = self[identity]
-        if slot.state is SlotState.BAD:
-            raise ExcludedSender(f"client {identity.hex()} was found bad: {slot.reason}")
+        if slot.state in (SlotState.BAD, SlotState.LEFT_OUT):
+            raise ExcludedSender(f"client {identity.hex()} is {slot.state.value}: {slot.reason}")
         try:
             return replace(slot, state=step(SLOT_TRANSITIONS, slot.state, trigger), reason="")
         except IllegalTransition:
@@ -87,14 +86,12 @@ class SlotBook:
     def note(self, identity: bytes, trigger: SlotTrigger, reason: str = "") -> None:
         """Move a slot where the table lets it move; what it does not let go stays as it is."""
         slot = self[identity]
-        if identity not in self.excluded and allows(SLOT_TRANSITIONS, slot.state, trigger):
+        if allows(SLOT_TRANSITIONS, slot.state, trigger):
             self.put(replace(slot, state=step(SLOT_TRANSITIONS, slot.state, trigger), reason=reason))
 
-    def exclude(self, identities: Iterable[bytes], reason: str) -> None:
-        """Leave clients out for good."""
-        for identity in identities:
-            self.note(identity, SlotTrigger.BAD, reason)
-            self.excluded |= {identity}
+    def awaits(self, identity: bytes, trigger: SlotTrigger) -> bool:
+        """Whether this is the message that is still missing from this client."""
+        return allows(SLOT_TRANSITIONS, self[identity].state, trigger)
 
     def awaited(self, state: ServerState) -> frozenset[bytes]:
         """Identities that a step still waits for."""

@@ -79,6 +79,7 @@ class SlotState(enum.Enum):
     UNMASKED = "unmasked"
     LATE = "late"
     BAD = "bad"
+    LEFT_OUT = "left out"
 
 
 class SlotTrigger(enum.Enum):
@@ -91,7 +92,8 @@ class SlotTrigger(enum.Enum):
     MASK = "masked vector"
     UNMASK = "unmask answer"
     LATE = "message after its step was closed"
-    BAD = "refused message or wrong share"
+    BAD = "refused message"
+    LEAVE_OUT = "shares that did not open"
 
 
 _C, _CT = ClientState, ClientTrigger
@@ -128,17 +130,19 @@ SERVER_TRANSITIONS: Final[Mapping[ServerState, Mapping[ServerTrigger, ServerStat
 )
 
 _NEXT_ROUND: Final = {_LT.INVITE: _L.INVITED, _LT.REST: _L.SHARED}
+_OVER: Final = {_LT.LEAVE_OUT: _L.LEFT_OUT, **_NEXT_ROUND}  # what may follow when a round is over
 
 SLOT_TRANSITIONS: Final[Mapping[SlotState, Mapping[SlotTrigger, SlotState]]] = MappingProxyType(
     {
         _L.ABSENT: {_LT.ADVERTISE: _L.ADVERTISED, _LT.BAD: _L.BAD},
         _L.ADVERTISED: {_LT.SHARES: _L.SHARED, _LT.BAD: _L.BAD, _LT.LATE: _L.LATE},
-        _L.SHARED: {_LT.BAD: _L.BAD, **_NEXT_ROUND},
-        _L.INVITED: {_LT.MASK: _L.MASKED, _LT.LATE: _L.LATE, _LT.BAD: _L.BAD, **_NEXT_ROUND},
-        _L.MASKED: {_LT.UNMASK: _L.UNMASKED, _LT.BAD: _L.BAD, **_NEXT_ROUND},
-        _L.UNMASKED: {_LT.BAD: _L.BAD, **_NEXT_ROUND},
-        _L.LATE: {_LT.BAD: _L.BAD, **_NEXT_ROUND},
-        _L.BAD: _NEXT_ROUND,
+        _L.SHARED: _NEXT_ROUND,
+        _L.INVITED: {_LT.MASK: _L.MASKED, _LT.LATE: _L.LATE, _LT.BAD: _L.BAD, **_OVER},
+        _L.MASKED: {_LT.UNMASK: _L.UNMASKED, _LT.BAD: _L.BAD, **_OVER},
+        _L.UNMASKED: _OVER,
+        _L.LATE: _OVER,
+        _L.BAD: _OVER,
+        _L.LEFT_OUT: {},
     }
 )
 

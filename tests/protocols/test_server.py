@@ -145,6 +145,42 @@ class TestSetUp:
         refused(net, A, replies[A], LateMessage)
         assert slot(net, A) is SlotState.SHARED
 
+    def test_copies_of_set_up_messages_change_nothing_later(self, net: Network) -> None:
+        first = {identity: net.tell(identity, net.server.offer) for identity in net.clients}
+        for identity, message in first.items():
+            net.send(identity, message)
+        rosters = net.server.close_advertise()
+        refused(net, A, first[A], LateMessage)
+        assert slot(net, A) is SlotState.ADVERTISED
+        shares = {identity: net.tell(identity, roster) for identity, roster in rosters.items()}
+        for identity, message in shares.items():
+            net.send(identity, message)
+        for identity, delivery in net.server.close_shares().items():
+            net.tell(identity, delivery)
+        vectors = net.vectors()
+        started = net.server.start_round(model_digest=MODEL, plan_digest=PLAN)
+        for identity, start in started.items():
+            net.tell(identity, start)
+            for copy in (first[identity], shares[identity]):
+                refused(net, identity, copy, LateMessage)
+                assert slot(net, identity) is SlotState.INVITED
+            net.send(identity, net.submit(identity, vectors[identity]))
+        for identity, mail in net.server.close_inputs().items():
+            refused(net, identity, shares[identity], LateMessage)
+            assert slot(net, identity) is SlotState.MASKED
+            net.send(identity, net.tell(identity, mail))
+        result = net.server.close_unmask()
+        assert result.survivors == tuple(net.clients)
+        assert_exact(result, vectors, net.offer.vectors)
+
+    def test_garbage_from_strangers_takes_a_bounded_number_of_slots(self, net: Network) -> None:
+        for number in range(50):
+            refused(net, b"stranger-%d" % number, b"garbage", UnknownFormat)
+        assert len(net.server.slots) == net.offer.n_max
+        for identity in net.clients:
+            net.send(identity, net.tell(identity, net.server.offer))
+        assert set(net.server.close_advertise()) == set(net.clients), "they keep nobody out"
+
     def test_shares_for_another_roster_or_of_wrong_length(self, net: Network) -> None:
         rosters = net.advertise()
         replies = {identity: net.tell(identity, roster) or b"" for identity, roster in rosters.items()}

@@ -40,6 +40,7 @@ from privfed_protocols import (
     RoundStarted,
     Server,
     ServerState,
+    SlotState,
     Unmasking,
     VectorSpec,
     bitmap,
@@ -230,7 +231,8 @@ class Epoch(RuleBasedStateMachine):
                     if not everybody:
                         able = sorted(server._require_roster().identities[one] for one in server._present)
                         members = data.draw(st.sets(st.sampled_from(able), min_size=len(able) - 1))
-                        if server._shortage(server.slots[one].index for one in members) or server._slots.excluded:
+                        left_out = any(slot.state is SlotState.LEFT_OUT for slot in server.slots.values())
+                        if server._shortage(server.slots[one].index for one in members) or left_out:
                             members = None
                     started = server.start_round(model_digest=MODEL, plan_digest=PLAN, participants=members)
                     self.to_client += started.items()

@@ -88,6 +88,7 @@ class TestEveryTable:
 def test_nothing_leads_out_of_terminal_states() -> None:
     assert not CLIENT_TRANSITIONS[ClientState.ABORTED]
     assert not SERVER_TRANSITIONS[ServerState.FAILED]
+    assert not SLOT_TRANSITIONS[SlotState.LEFT_OUT]
 
 
 def test_rounds_never_lead_back_to_set_up() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import tracemalloc
+from collections.abc import Callable
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -21,9 +23,12 @@ from privfed_protocols import (
     ServerState,
     SlotState,
     VectorSpec,
+    client_setup,
 )
 from privfed_protocols import server as server_module
 from privfed_protocols.messages import Unmask
+from privfed_protocols.shamir import PRIME, share
+from privfed_protocols.states import SlotTrigger
 from tests.protocols.harness import MODEL, PLAN, Network, assert_exact, identities, random_vectors, replace
 
 A, B, C, D, E, F, G, H = identities(8)
@@ -244,7 +249,7 @@ def test_steps_out_of_order_are_the_callers_mistake() -> None:
             close()
     with pytest.raises(LocalProtocolError, match="32 bytes"):
         net.server.start_round(model_digest=b"", plan_digest=PLAN)
-    with pytest.raises(LocalProtocolError, match="leave them out"):
+    with pytest.raises(LocalProtocolError, match="left out of the epoch"):
         net.server.start_round(model_digest=MODEL, plan_digest=PLAN, participants=[A, B, C, b"stranger"])
     with pytest.raises(LocalProtocolError, match="too few participants"):
         net.server.start_round(model_digest=MODEL, plan_digest=PLAN, participants=[A, B])
@@ -278,15 +283,76 @@ def test_wrong_shares_are_found_named_and_survived(
         net.send(identity, falsify(reply, places) if identity in liars else reply)
     result = net.server.close_unmask()
     assert_exact(result, vectors, net.offer.vectors)
-    bad = {identity for identity, slot in net.server.slots.items() if slot.state is SlotState.BAD}
+    named = {giver for _, givers in result.disputes for giver in givers}
     # a wrong share that no opening needed goes unnoticed; all that were needed first were checked
-    assert bad <= set(liars)
-    assert A not in liars or A in bad
-    following = net.server.start_round(model_digest=MODEL, plan_digest=PLAN)
-    beyond_proof = len(liars) == 2 and bool(lost)  # six shares, threshold 3: one lie has a unique decoding
-    left_out = set(net.clients) - set(following)
-    assert left_out <= bad
-    assert beyond_proof or left_out == bad
+    assert named <= set(liars)
+    assert A not in liars or A in named
+    assert set(net.server.start_round(model_digest=MODEL, plan_digest=PLAN)) == set(net.clients), "nobody is excluded"
+
+
+def deal(net: Network, dealer: bytes, alter: Callable[[np.ndarray], None]) -> Network:
+    """Set up with one dealer whose shares, shape (neighbours, 2 * rounds, 9), are altered before they are sealed."""
+
+    def altered(*args: object, **kwargs: object) -> np.ndarray:
+        shares = share(*args, **kwargs)  # type: ignore[arg-type]
+        alter(shares)
+        return shares
+
+    for identity, roster in net.advertise().items():
+        with mock.patch.object(client_setup, "share", altered if identity == dealer else share):
+            net.send(identity, net.tell(identity, roster))
+    for identity, delivery in net.server.close_shares().items():
+        net.tell(identity, delivery)
+    return net
+
+
+def off_polynomial(count: int) -> Callable[[np.ndarray], None]:
+    """Puts the shares of the first `count` neighbours off the polynomial."""
+
+    errors = np.array([pow(12345, place + 1, PRIME) for place in range(count)], np.uint32)
+
+    def alter(shares: np.ndarray) -> None:
+        shares[:count] = (shares[:count] + errors[:, None, None]) % np.uint32(PRIME)
+
+    return alter
+
+
+def test_a_dealer_cannot_get_honest_givers_excluded() -> None:
+    net = deal(Network.make(8, dropout=0.5, rounds=2), H, off_polynomial(2))
+    for number in range(2):
+        vectors = net.vectors(number)
+        result = net.round(vectors)
+        assert_exact(result, vectors, net.offer.vectors)
+        assert result.participants == tuple(net.clients)
+        assert result.disputes == ((H, (A, B)),)
+        assert {slot.state for slot in net.server.slots.values()} == {SlotState.UNMASKED}
+
+
+def test_a_dealer_whose_shares_do_not_open_costs_one_round_and_not_the_epoch() -> None:
+    net = deal(Network.make(8, dropout=0.3, rounds=3), D, off_polynomial(5))  # four shares needed, two are right
+    with pytest.raises(RoundFailed, match="client 3 do not open") as failed:
+        net.round(net.vectors())
+    assert failed.value.disputes == ((D, tuple(one for one in net.clients if one != D)),)
+    for number in range(2):
+        vectors = net.vectors(number)
+        result = net.round(vectors)
+        assert result.participants == tuple(one for one in net.clients if one != D)
+        assert result.disputes == ()
+        assert_exact(result, vectors, net.offer.vectors)
+        assert net.server.slots[D].state is SlotState.LEFT_OUT
+        assert "did not open" in net.server.slots[D].reason
+
+
+def test_disputes_found_before_a_secret_that_does_not_open_are_kept() -> None:
+    net = deal(Network.make(8, dropout=0.5), D, off_polynomial(7))
+    for identity, survivors in net.inputs(net.vectors()).items():
+        reply = net.tell(identity, survivors)
+        assert reply is not None
+        net.send(identity, falsify(reply, [0]) if identity == B else reply)  # B's share of A
+    with pytest.raises(RoundFailed) as failed:
+        net.server.close_unmask()
+    assert failed.value.disputes == ((A, (B,)), (D, (A, B, C, E, F, G, H)))
+    assert net.server.slots[A].state is net.server.slots[B].state is SlotState.UNMASKED
 
 
 def test_one_wrong_share_with_one_to_spare_is_found_by_the_commitment() -> None:
@@ -296,8 +362,10 @@ def test_one_wrong_share_with_one_to_spare_is_found_by_the_commitment() -> None:
         reply = net.tell(identity, survivors)
         assert reply is not None
         net.send(identity, falsify(reply, range(4)) if identity == B else reply)
-    assert_exact(net.server.close_unmask(), vectors, net.offer.vectors)
-    assert net.server.slots[B].state is SlotState.BAD
+    result = net.server.close_unmask()
+    assert_exact(result, vectors, net.offer.vectors)
+    assert {givers for _, givers in result.disputes} == {(B,)}
+    assert net.server.slots[B].state is SlotState.UNMASKED
 
 
 def test_wrong_shares_without_any_to_spare_fail_the_round() -> None:
@@ -306,15 +374,16 @@ def test_wrong_shares_without_any_to_spare_fail_the_round() -> None:
         reply = net.tell(identity, survivors)
         assert reply is not None
         net.send(identity, falsify(reply, [0]) if identity == B else reply)
-    with pytest.raises(RoundFailed, match="too many of the 3 shares"):
+    with pytest.raises(RoundFailed, match="the 3 shares of client 0 do not open"):
         net.server.close_unmask()
     assert net.server.state is ServerState.READY
+    assert net.server.slots[A].state is SlotState.LEFT_OUT, "it or B, nothing tells"
     vectors = net.vectors(1)
     assert_exact(net.round(vectors), vectors, net.offer.vectors)
 
 
 @pytest.mark.parametrize("lost", [[], [B]], ids=["seed", "key"])
-def test_a_dealer_that_committed_to_something_else_is_named_and_left_out(lost: list[bytes]) -> None:
+def test_a_dealer_that_committed_to_something_else_is_left_out(lost: list[bytes]) -> None:
     net = Network.make(6, dropout=0.34)
     rosters = net.advertise()
     vault = net.clients[B]._vault
@@ -325,22 +394,26 @@ def test_a_dealer_that_committed_to_something_else_is_named_and_left_out(lost: l
         net.send(identity, net.tell(identity, roster))
     for identity, delivery in net.server.close_shares().items():
         net.tell(identity, delivery)
-    with pytest.raises(RoundFailed, match="client 1 dealt shares of another secret"):
+    with pytest.raises(RoundFailed, match="client 1 do not open"):
         net.round(net.vectors(), lost_input=lost)
-    assert net.server.slots[B].state is SlotState.BAD
-    with pytest.raises(LocalProtocolError, match="excluded"):
+    assert net.server.slots[B].state is SlotState.LEFT_OUT
+    with pytest.raises(LocalProtocolError, match="left out"):
         net.server.start_round(model_digest=MODEL, plan_digest=PLAN, participants=net.clients)
     vectors = net.vectors(1)
     result = net.round(vectors)
     assert B not in result.participants
-    assert net.server.slots[B].state is SlotState.BAD, "left out for good, and it shows"
+    assert net.server.slots[B].state is SlotState.LEFT_OUT, "left out for good, and it shows"
     assert "left out" in net.server.slots[B].reason
     assert_exact(result, vectors, net.offer.vectors)
 
 
-def test_too_many_excluded_fail_the_epoch() -> None:
+def test_too_many_left_out_fail_the_epoch() -> None:
     net = Network.make(4, dropout=0.25).set_up()
-    net.server._slots.exclude([A, B], "seen to lie")
+    net.server.start_round(model_digest=MODEL, plan_digest=PLAN)
+    with pytest.raises(RoundFailed):
+        net.server.close_inputs()
+    for identity in (A, B):
+        net.server._slots.note(identity, SlotTrigger.LEAVE_OUT, "its shares did not open")
     with pytest.raises(EpochFailed, match="too few clients are left"):
         net.server.start_round(model_digest=MODEL, plan_digest=PLAN)
 
