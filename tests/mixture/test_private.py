@@ -179,6 +179,18 @@ def test_no_noise_collapses_an_update(seed, kind, K, d, n, strength):
 
 
 @pytest.mark.parametrize("kind", TYPES)
+def test_rows_without_spread_end_at_the_floor(kind):
+    model = random_model(kind, 2, 2, seed=1)
+    rows = np.repeat([[0.0, 0.0], [3.0, 1.0]], 400, axis=0)
+    for _ in range(12):
+        query = query_for(model)
+        model = private_update.private_update(Estimate.of(query, released(query, rows)), Prior(np.eye(2)))
+    values = np.linalg.eigvalsh(model.full_covariances())
+    assert values.min() >= FLOOR * (1 - 1e-9)
+    assert values.min() < 10 * FLOOR  # it is the floor that stops the fall
+
+
+@pytest.mark.parametrize("kind", TYPES)
 def test_drowned_updates_hardly_move(kind):
     model = random_model(kind, 3, 3, seed=1)
     query = query_for(model)
