@@ -196,6 +196,14 @@ def test_4_an_epoch_expires_between_messages() -> None:
     assert_burned(net.clients[ME], 1)
 
 
+def test_4_the_time_has_to_be_given() -> None:
+    """A default would let a forgetful driver accept whatever has expired."""
+    client, message = Client(ME), Network.make(4, expiry=100).server.offer
+    with pytest.raises(TypeError, match="now"):
+        client.receive(message)  # type: ignore[call-arg]  # that is the mistake
+    assert client.state is ClientState.NEW
+
+
 @pytest.mark.parametrize("restored", [False, True])
 def test_4_survivors_after_the_deadline(restored: bool) -> None:
     net = Network.make(4).set_up()
