@@ -133,7 +133,9 @@ class SecureEpoch:
         try:
             return self._run(task, lost)
         except RoundFailed as error:
-            raise FederationError(f"the round failed: {error}; tolerate more losses with a larger dropout=") from error
+            self._report(error.disputes)
+            remedy = "" if error.disputes else "; tolerate more losses with a larger dropout="
+            raise FederationError(f"the round failed: {error}{remedy}") from error
         except PeerProtocolError as error:
             raise FederationError(f"the round failed: {error}") from error
 
@@ -146,6 +148,7 @@ class SecureEpoch:
         task.about_to_reveal()
         self._exchange(survivors, "unmask", lost)
         result = self._server.close_unmask()
+        self._report(result.disputes)
         bytes_up, self._bytes_up = self._bytes_up, 0
         kept = set(result.survivors)
         return RoundOutcome(
@@ -155,6 +158,12 @@ class SecureEpoch:
             lost=tuple(sorted(name.decode() for name in self._sides if name not in kept)),
             bytes_up=bytes_up,
         )
+
+    def _report(self, disputes: tuple[tuple[bytes, tuple[bytes, ...]], ...]) -> None:
+        """Tell the operator whose shares did not fit: dealer or givers, nobody can say which."""
+        for dealer, givers in disputes:
+            names = ", ".join(giver.decode() for giver in givers)
+            logger.warning("shares of %s given by %s do not fit what was committed to", dealer.decode(), names)
 
     def _masked(self, identity: bytes, message: bytes, task: RoundTask) -> bytes:
         """Let one client compute its vector and mask it: the digests it submits are those it derived itself."""
