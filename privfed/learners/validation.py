@@ -11,7 +11,11 @@ import numpy.typing as npt
 from privfed.errors import UsageError
 from privfed.query import FloatArray
 
-__all__ = ["as_rows", "check_feature_names", "feature_names"]
+__all__ = ["NotNumbersError", "as_rows", "check_feature_names", "feature_names"]
+
+
+class NotNumbersError(UsageError, TypeError):
+    """Rows hold something that is no number; a TypeError as well, as in scikit-learn."""
 
 
 def as_rows(X: Any, *, estimator: str, min_samples: int = 1) -> FloatArray:
@@ -36,7 +40,7 @@ def as_rows(X: Any, *, estimator: str, min_samples: int = 1) -> FloatArray:
     try:
         rows = np.ascontiguousarray(raw, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise UsageError(
+        raise NotNumbersError(
             f"X must hold numbers, found dtype {raw.dtype} ({error}). Encode text before fitting."
         ) from None
     if raw.ndim != 2:

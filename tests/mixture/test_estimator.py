@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -140,6 +141,16 @@ def test_it_works_in_scikit_learns_tools():
     copy = clone(GaussianMixture(2, bounds=(0, 1), rounds=4, share=0.5))
     assert copy.get_params() == GaussianMixture(2, bounds=(0, 1), rounds=4, share=0.5).get_params()
     assert not hasattr(clone(mixture.fit(X)), "means_")
+
+
+def test_scikit_learns_own_checks_pass():
+    from sklearn.utils.estimator_checks import check_estimator
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = check_estimator(GaussianMixture(), on_fail=None)
+    assert [result["check_name"] for result in results if result["status"] == "failed"] == []
+    assert sum(result["status"] == "passed" for result in results) >= 35
 
 
 def test_parameters_go_in_and_out():

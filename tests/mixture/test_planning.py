@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,8 +19,10 @@ from privfed.learners.mixture.planning import (
     rounds_within,
     start_components,
 )
+from privfed.statistics.mixture import WhitenedMixtureStatistics
+from privfed.statistics.mixture_coordinates import Coordinates
 from privfed_accounting import gaussian_mu
-from tests.mixture.cases import TYPES
+from tests.mixture.cases import TYPES, random_model
 
 # Rows for 0.05 nats at epsilon 1, delta 1e-5, K = 10, d = 2, 8, 16, 32: docs/design of the mixture, section 2.
 ROWS = {
@@ -102,11 +105,6 @@ def test_rounds_and_starting_components_shrink_with_the_rows():
 
 def test_the_noise_of_counts_is_the_queries():
     """The plan's shortcut against the layout of the query that is sent."""
-    import numpy as np
-
-    from privfed.statistics.mixture import Coordinates, WhitenedMixtureStatistics
-    from tests.mixture.cases import random_model
-
     for kind, K in itertools.product(TYPES, (2, 7)):
         query = WhitenedMixtureStatistics.of(
             random_model(kind, K, 3, seed=1), Coordinates.shifted(np.zeros(3)), likelihood_share=0.02

@@ -16,7 +16,8 @@ from privfed.learners.mixture import private, private_update, recipe, single
 from privfed.learners.mixture.private import Count, Estimate, Noise, average
 from privfed.learners.mixture.private_update import FLOOR, Prior
 from privfed.learners.mixture.single import box_gaussian, single_update
-from privfed.statistics.mixture import Coordinates, WhitenedMixtureStatistics
+from privfed.statistics.mixture import WhitenedMixtureStatistics
+from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_model import MixtureModel
 from tests.mixture.cases import TYPES, random_model, rows_of
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from privfed.engines import LocalFederation
 from privfed.errors import UsageError
 from privfed.query import decode_query, encode_query
-from privfed.statistics.mixture import Coordinates, MixtureStatistics, WhitenedMixtureStatistics
+from privfed.statistics.mixture import MixtureStatistics, WhitenedMixtureStatistics
 from privfed.statistics.mixture_clipping import clipping
+from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_estep import client_statistics
 from privfed.statistics.mixture_model import MixtureModel
 from privfed.statistics.mixture_range import FeatureMagnitudes, scales_of

@@ -13,20 +13,20 @@ import numpy.typing as npt
 
 from privfed.errors import UsageError
 from privfed.federation.release import Federation, Release
-from privfed.learners.base import ConvergenceWarning, Estimator, check_random_state, recognised
+from privfed.learners.base import ConvergenceWarning, check_random_state, recognised
 from privfed.learners.mixture.em import EMResult, fit_rows, model_from_responsibilities
 from privfed.learners.mixture.exact import fit_exact
+from privfed.learners.mixture.fitted import FittedMixture, IntArray
 from privfed.learners.mixture.initialise import InitParams, initial_responsibilities
 from privfed.learners.mixture.parameters import Start, check_bounds, check_parameters, check_start
 from privfed.learners.mixture.recipe import fit_private
 from privfed.learners.mixture.reports import RoundReport
-from privfed.learners.validation import as_rows, check_feature_names, feature_names
+from privfed.learners.validation import as_rows, feature_names
 from privfed.query import FloatArray
-from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel, log_sum_exp, n_parameters
+from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
 
 __all__ = ["GaussianMixture"]
 
-IntArray = npt.NDArray[np.int64]
 LEAST_SHARE = 1e-4  # of a budget: what rounding leaves behind is no budget
 
 
@@ -34,7 +34,7 @@ def _is_federation(X: object) -> TypeGuard[Federation]:
     return callable(getattr(X, "release", None)) and hasattr(X, "noise_std")
 
 
-class GaussianMixture(Estimator):
+class GaussianMixture(FittedMixture):
     """A Gaussian mixture, fitted by EM to one array or to a federation of clients.
 
     On one array it is `sklearn.mixture.GaussianMixture`: same parameters, same fit from the same start or seed. On a
@@ -47,8 +47,9 @@ class GaussianMixture(Estimator):
         tol: EM stops when the mean log-likelihood per row changes by less, nats.
         reg_covar: added to the diagonal of every covariance, >= 0.
         max_iter: most EM steps.
-        n_init: number of starts on one array; the one with the greatest likelihood is kept.
-        init_params: "kmeans", "k-means++", "random" or "random_from_data": how rows at hand are used for a start.
+        n_init: number of starts; the one with the greatest likelihood is kept. A budget pays for one.
+        init_params: "kmeans", "k-means++", "random" or "random_from_data": how rows at hand make a start. A federation
+            shows none: there the start is found by protected sums (`privfed.learners.mixture.recipe`).
         weights_init: starting weights, shape (K,), or None.
         means_init: starting means, shape (K, d), or None.
         precisions_init: starting inverse covariances, shape by type, or None.
@@ -85,16 +86,11 @@ class GaussianMixture(Estimator):
     [1.0, 10.0]
     """
 
-    weights_: FloatArray
-    means_: FloatArray
-    covariances_: FloatArray
     precisions_: FloatArray
-    precisions_cholesky_: FloatArray
     converged_: bool
     n_iter_: int
     lower_bound_: float
     lower_bounds_: list[float]
-    n_features_in_: int
     feature_names_in_: npt.NDArray[np.object_]
     releases_: tuple[Release, ...]
     epsilon_: dict[str, float]
@@ -364,64 +360,3 @@ class GaussianMixture(Estimator):
     def _print(self, level: int, line: str) -> None:
         if self.verbose >= level:
             sys.stdout.write(line + "\n")
-
-    # --- using the model ---------------------------------------------------------------------------------------------
-
-    def _model(self) -> MixtureModel:
-        self._check_is_fitted()
-        return MixtureModel(
-            self.weights_, self.means_, self.covariances_, self.precisions_cholesky_, self.covariance_type
-        )
-
-    def _rows(self, X: Any) -> FloatArray:
-        self._check_is_fitted()
-        name = type(self).__name__
-        check_feature_names(X, getattr(self, "feature_names_in_", None), estimator=name)
-        rows = as_rows(X, estimator=name)
-        if rows.shape[1] != self.n_features_in_:
-            raise UsageError(
-                f"X has {rows.shape[1]} features, but {name} is expecting {self.n_features_in_} features as input."
-            )
-        return rows
-
-    def predict(self, X: Any) -> IntArray:
-        """Return each row's most probable component, shape (n,)."""
-        rows = self._rows(X)
-        return np.asarray(self._model().weighted_log_densities(rows).argmax(axis=1))
-
-    def predict_proba(self, X: Any) -> FloatArray:
-        """Return the components' posterior probabilities, shape (n, K)."""
-        rows = self._rows(X)
-        return self._model().responsibilities(rows)
-
-    def score_samples(self, X: Any) -> FloatArray:
-        """Return each row's log-likelihood in nats, shape (n,)."""
-        rows = self._rows(X)
-        return log_sum_exp(self._model().weighted_log_densities(rows))
-
-    def score(self, X: Any, y: object = None) -> float:
-        """Return the mean log-likelihood per row in nats."""
-        return float(self.score_samples(X).mean())
-
-    def sample(self, n_samples: int = 1) -> tuple[FloatArray, IntArray]:
-        """Draw rows from the fitted mixture.
-
-        Returns:
-            rows of shape (n_samples, d), grouped by component, and their components of shape (n_samples,).
-        """
-        model = self._model()
-        if n_samples < 1:
-            raise UsageError(f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample.")
-        return model.sample(n_samples, check_random_state(self.random_state))
-
-    def bic(self, X: Any) -> float:
-        """Return the Bayesian information criterion on the rows of `X`; lower is better."""
-        scores = self.score_samples(X)
-        return -2.0 * float(scores.sum()) + self._n_parameters() * math.log(len(scores))
-
-    def aic(self, X: Any) -> float:
-        """Return the Akaike information criterion on the rows of `X`; lower is better."""
-        return -2.0 * float(self.score_samples(X).sum()) + 2.0 * self._n_parameters()
-
-    def _n_parameters(self) -> int:
-        return n_parameters(self.covariance_type, *self.means_.shape)

@@ -20,7 +20,8 @@ from privfed.learners.mixture.parameters import Start
 from privfed.learners.mixture.refit import refit
 from privfed.learners.mixture.reports import RoundReport
 from privfed.query import FloatArray
-from privfed.statistics.mixture import Coordinates, MixtureStatistics
+from privfed.statistics.mixture import MixtureStatistics
+from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_estep import MixtureSums
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
 from privfed.statistics.mixture_range import FeatureMagnitudes, scales_of

@@ -33,7 +33,8 @@ from privfed.learners.mixture.refit import refit
 from privfed.learners.mixture.reports import RoundReport
 from privfed.learners.mixture.single import MOMENT_ROUNDS, box_gaussian, single_update
 from privfed.query import FloatArray
-from privfed.statistics.mixture import Coordinates, WhitenedMixtureStatistics
+from privfed.statistics.mixture import WhitenedMixtureStatistics
+from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
 
 __all__ = ["PrivateFit", "fit_private"]

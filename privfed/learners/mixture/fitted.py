@@ -1,0 +1,90 @@
+"""A fitted mixture in use: predictions, scores, samples and criteria, in scikit-learn's conventions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from privfed.errors import UsageError
+from privfed.learners.base import Estimator, check_random_state
+from privfed.learners.validation import as_rows, check_feature_names
+from privfed.query import FloatArray
+from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel, log_sum_exp, n_parameters
+
+__all__ = ["FittedMixture", "IntArray"]
+
+IntArray = npt.NDArray[np.int64]
+
+
+class FittedMixture(Estimator):
+    """What a mixture can do once its parameters are there, however they were fitted."""
+
+    covariance_type: CovarianceType
+    random_state: int | Generator | None
+    weights_: FloatArray
+    means_: FloatArray
+    covariances_: FloatArray
+    precisions_cholesky_: FloatArray
+    n_features_in_: int
+
+    def _model(self) -> MixtureModel:
+        self._check_is_fitted()
+        return MixtureModel(
+            self.weights_, self.means_, self.covariances_, self.precisions_cholesky_, self.covariance_type
+        )
+
+    def _rows(self, X: Any) -> FloatArray:
+        self._check_is_fitted()
+        name = type(self).__name__
+        check_feature_names(X, getattr(self, "feature_names_in_", None), estimator=name)
+        rows = as_rows(X, estimator=name)
+        if rows.shape[1] != self.n_features_in_:
+            raise UsageError(
+                f"X has {rows.shape[1]} features, but {name} is expecting {self.n_features_in_} features as input."
+            )
+        return rows
+
+    def predict(self, X: Any) -> IntArray:
+        """Return each row's most probable component, shape (n,)."""
+        rows = self._rows(X)
+        return np.asarray(self._model().weighted_log_densities(rows).argmax(axis=1))
+
+    def predict_proba(self, X: Any) -> FloatArray:
+        """Return the components' posterior probabilities, shape (n, K)."""
+        rows = self._rows(X)
+        return self._model().responsibilities(rows)
+
+    def score_samples(self, X: Any) -> FloatArray:
+        """Return each row's log-likelihood in nats, shape (n,)."""
+        rows = self._rows(X)
+        return log_sum_exp(self._model().weighted_log_densities(rows))
+
+    def score(self, X: Any, y: object = None) -> float:
+        """Return the mean log-likelihood per row in nats."""
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples: int = 1) -> tuple[FloatArray, IntArray]:
+        """Draw rows from the fitted mixture.
+
+        Returns:
+            rows of shape (n_samples, d), grouped by component, and their components of shape (n_samples,).
+        """
+        model = self._model()
+        if n_samples < 1:
+            raise UsageError(f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample.")
+        return model.sample(n_samples, check_random_state(self.random_state))
+
+    def bic(self, X: Any) -> float:
+        """Return the Bayesian information criterion on the rows of `X`; lower is better."""
+        scores = self.score_samples(X)
+        return -2.0 * float(scores.sum()) + self._n_parameters() * math.log(len(scores))
+
+    def aic(self, X: Any) -> float:
+        """Return the Akaike information criterion on the rows of `X`; lower is better."""
+        return -2.0 * float(self.score_samples(X).sum()) + 2.0 * self._n_parameters()
+
+    def _n_parameters(self) -> int:
+        return n_parameters(self.covariance_type, *self.means_.shape)
