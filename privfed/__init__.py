@@ -6,6 +6,7 @@ Names are loaded on first use, so that `import privfed` costs next to nothing.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from privfed._version import __version__
@@ -75,6 +76,9 @@ __all__ = [
     "protected_mean",
     "protected_sum",
 ]
+
+
+logging.getLogger("privfed").addHandler(logging.NullHandler())  # an application says whether it wants to hear
 
 
 def __getattr__(name: str) -> Any:

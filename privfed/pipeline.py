@@ -42,7 +42,7 @@ def release_sum(
         raise UsageError(
             "clip is missing: under differential privacy it bounds what one client can change; a public number"
         )
-    rows = _as_rows(vectors)
+    rows = _as_rows(_as_given(vectors))
     dimension = next(iter(rows.values())).shape[1]
     budget = (
         None if epsilon is None or delta is None else Budget(epsilon=epsilon, delta=delta, unit="client", view=view)
@@ -108,7 +108,7 @@ def protected_sum(
         mode=mode,
         ledger=ledger,
     )
-    return np.array(release["sum"]).reshape(_shape(vectors))
+    return np.array(release["sum"]).reshape(_shape(_as_given(vectors)))
 
 
 def protected_mean(
@@ -142,7 +142,20 @@ def protected_mean(
         mode=mode,
         ledger=ledger,
     )
-    return np.array(release["sum"]).reshape(_shape(vectors)) / release.survivors
+    return np.array(release["sum"]).reshape(_shape(_as_given(vectors))) / release.survivors
+
+
+def _as_given(vectors: Any) -> Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike]:
+    """Return a mapping or a sequence of vectors; a frame or a matrix has one client in each row."""
+    if hasattr(vectors, "to_numpy"):
+        vectors = vectors.to_numpy()
+        if vectors.ndim != 2:
+            raise UsageError(
+                "one column says nothing of clients: pass a list, a dict, or a frame with one row per client"
+            )
+    if isinstance(vectors, Mapping) or (hasattr(vectors, "__len__") and hasattr(vectors, "__getitem__")):
+        return vectors  # type: ignore[no-any-return]  # checked row by row below
+    raise UsageError(f"vectors is a {type(vectors).__name__}, expected a list or a dict with one vector per client")
 
 
 def _first(vectors: Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike]) -> npt.ArrayLike:
@@ -162,10 +175,8 @@ def _as_rows(vectors: Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike]) -> 
     for name, vector in items:
         try:
             array = np.asarray(vector, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"client {name!r}: the vector is not an array of numbers ({error})", client=str(name)
-            ) from error
+        except (TypeError, ValueError):
+            raise DataError(f"client {name!r}: the vector is not an array of numbers", client=str(name)) from None
         if array.shape != _shape(vectors):
             raise DataError(f"client {name!r} has shape {array.shape}, expected {_shape(vectors)}", client=str(name))
         if array.size == 0:

@@ -294,6 +294,8 @@ def _to_wire(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         array = np.ascontiguousarray(value, dtype="<f8" if value.dtype.kind == "f" else "<i8")
         return {"dtype": array.dtype.str, "shape": list(array.shape), "data": array.tobytes()}
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, tuple):
         return [_to_wire(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str | bytes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -189,7 +190,7 @@ def calibrate(
 
 
 def _number(value: float, name: str, *, least: float, below: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least < value < below:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least < value < below:
         limit = "" if below == math.inf else f" and < {below:g}"
         raise ParameterError(f"{name} is {value!r}, expected a number > {least:g}{limit}")
     return float(value)

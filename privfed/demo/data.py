@@ -81,7 +81,9 @@ def _read_npz(path: Path) -> tuple[FloatArray, IntArray | None]:
     except UsageError:
         raise
     except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} cannot be read as an .npz of numbers: {error}") from error
+        raise UsageError(
+            f"{path} cannot be read as an .npz of numbers ({type(error).__name__}): write it with numpy.savez"
+        ) from None
     return _checked(rows.reshape(len(rows), -1) if rows.ndim > 1 else rows, labels, path)
 
 
@@ -92,16 +94,31 @@ def _read_csv(path: Path) -> tuple[FloatArray, IntArray | None]:
             lines = [line for line in file if line.strip()]
         if not lines:
             raise UsageError(f"{path} holds no rows below its header")
+        if any(_is_number(name) or not name for name in header):
+            raise UsageError(
+                f"{path} has a header with numbers or empty names: give every column a name in the first line"
+            )
         table = np.loadtxt(lines, delimiter=",", dtype=np.float64, ndmin=2)
     except UsageError:
         raise
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as a header and rows of numbers: {error}") from error
+        raise UsageError(
+            f"{path} cannot be read as a header and rows of numbers between commas ({type(error).__name__}):"
+            " impute empty cells and encode words as numbers first"
+        ) from None
     if table.shape[1] != len(header):
         raise UsageError(f"{path} has {len(header)} names in its header and {table.shape[1]} columns")
     columns = [index for index, name in enumerate(header) if name.lower() in ("label", "y")]
     labels = _as_labels(table[:, columns[0]]) if columns else None
     return _checked(np.delete(table, columns, axis=1), labels, path)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _as_labels(values: npt.ArrayLike) -> IntArray:

@@ -46,5 +46,7 @@ class DemoOptions:
             raise UsageError(f"clients is {self.clients}, expected at least 3: two would see each other's sums")
         if self.components < 1:
             raise UsageError(f"components is {self.components}, expected at least 1")
+        if self.seed < 0:
+            raise UsageError(f"seed is {self.seed}, expected an integer of at least 0")
         if not 0.0 <= self.dropout <= 0.5:
             raise UsageError(f"dropout is {self.dropout!r}, expected a fraction between 0 and 0.5")

@@ -17,6 +17,7 @@ from privfed.demo.options import DemoOptions
 from privfed.demo.pages import DemoResult, write_pages
 from privfed.demo.progress import RoundTable
 from privfed.engines import Dropout, LocalFederation
+from privfed.errors import UsageError
 from privfed.learners.mixture import GaussianMixture, RoundReport
 from privfed.query import FloatArray
 from privfed.statistics.histograms import Magnitudes, radius_of
@@ -50,6 +51,8 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict[str, 
     data = load_data(options.data)
     rng = np.random.default_rng(options.seed)
     train, test = split(data, held_out=HELD_OUT, rng=rng)
+    if options.components > len(train) // 4:
+        raise UsageError(f"{options.components} components for {len(train)} training rows: fewer --components")
     silos = dirichlet_silos(data.labels, train, options.clients, alpha=ALPHA, rng=rng)
     folder = _fresh_folder(options.out)
     budget = Budget(epsilon=options.epsilon, delta=options.delta, unit="record")

@@ -17,7 +17,7 @@ from privfed.engines.sources import named_sources
 from privfed.errors import DataError, FederationError, UsageError
 from privfed.federation import FederationBase
 from privfed.federation.client import ClientSide
-from privfed.federation.door import RoundOutcome, RoundTask
+from privfed.federation.door import RoundOutcome, RoundTask, check_budget
 from privfed.mechanism.randomness import Keystream
 from privfed_accounting import Budget, Ledger, View
 from privfed_protocols.parameters import MAX_COMPLETE
@@ -31,8 +31,8 @@ class LocalFederation(FederationBase):
     """A federation whose clients all live in this process, each behind the protocol's bytes.
 
     Args:
-        clients: one entry per client: array `(rows, features)`, data frame, or a callable that loads either; a dict
-            gives the clients their names.
+        clients: one entry per client: array `(rows, features)`, data frame, or a callable that loads either, called
+            once or twice per release; a dict gives the clients their names.
         budget: `Budget(epsilon, delta, unit, view)`; None releases sums without noise.
         ledger: path of the SQLite ledger, an open `Ledger`, or None for one in memory. An existing ledger of the same
             budget goes on from what it has spent.
@@ -77,7 +77,7 @@ class LocalFederation(FederationBase):
     ) -> None:
         if mode not in ("secure", "trusted"):
             raise UsageError(f"mode is {mode!r}, expected 'secure' or 'trusted'")
-        self._sources = named_sources(clients)
+        self._sources, self._columns = named_sources(clients)
         if mode == "secure" and len(self._sources) > MAX_COMPLETE:
             raise UsageError(
                 f"{len(self._sources)} clients: secure aggregation carries at most {MAX_COMPLETE} so far;"
@@ -90,7 +90,8 @@ class LocalFederation(FederationBase):
                     client=source.name,
                 )
         self._dropouts = check_dropouts(dropouts, self._sources)
-        opened = ledger if isinstance(ledger, Ledger) else Ledger.open(ledger, budget=budget)
+        check_budget(budget)
+        opened = ledger if isinstance(ledger, Ledger) else Ledger.open(_expanded(ledger), budget=budget)
         super().__init__(
             budget=budget,
             ledger=opened,
@@ -127,16 +128,23 @@ class LocalFederation(FederationBase):
     @property
     def n_features(self) -> int:
         """Columns of the clients' rows; loads one client if all are callables."""
-        return next(iter(self._sources.values())).n_features
+        if self._columns.width is None:
+            next(iter(self._sources.values())).load()
+        return self._columns.width or 0
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
-        """Column names, where the clients brought frames."""
-        return next(iter(self._sources.values())).feature_names
+        """Column names, where a client brought a frame; callables tell theirs when they are first loaded."""
+        return self._columns.names
 
     def close(self) -> None:
         """Close the ledger; also done at the end of a `with` block."""
         self.ledger.close()
+
+    def __repr__(self) -> str:
+        mode = "trusted" if self.trusted else "secure"
+        left = "" if self.budget is None else f", {self.remaining_share:.1%} of it left"
+        return f"<LocalFederation: {self.n_clients} clients, {mode}, budget {self.budget or 'none (no DP)'}{left}>"
 
     def __enter__(self) -> LocalFederation:
         return self
@@ -200,3 +208,12 @@ class LocalFederation(FederationBase):
             total += side.contribution(query, plan, side.admit(query))
         lost_names = tuple(sorted(set(self._sides) - set(survivors)))
         return RoundOutcome(total, len(invited), len(survivors), lost_names, 0)
+
+
+def _expanded(ledger: str | Path | None) -> Path | None:
+    """Return the path of a ledger with `~` filled in."""
+    if ledger is None:
+        return None
+    if not isinstance(ledger, str | Path) or not str(ledger):
+        raise UsageError(f"ledger is {ledger!r}, expected a path, an open Ledger, or None for one in memory")
+    return Path(ledger).expanduser()

@@ -10,7 +10,38 @@ import numpy as np
 from privfed.errors import DataError, UsageError
 from privfed.query import LARGEST_VALUE, FloatArray
 
-__all__ = ["Source", "named_sources"]
+__all__ = ["Columns", "Source", "named_sources"]
+
+
+class Columns:
+    """The features that all clients share: how many, and their names where frames brought them."""
+
+    def __init__(self) -> None:
+        self.width: int | None = None
+        self.names: tuple[str, ...] | None = None
+        self._first = {"width": "", "names": ""}
+
+    def agree(self, client: str, width: int, names: tuple[str, ...] | None) -> None:
+        """Take the first client's features as everybody's, and refuse others.
+
+        Raises:
+            DataError: another number of columns, or other names or another order; names the client.
+        """
+        if self.width is None:
+            self.width, self._first["width"] = width, client
+        if width != self.width:
+            found = f"client {client!r} has {width} features, {self._first['width']!r} has {self.width}"
+            raise DataError(found, client=client)
+        if names is None:
+            return
+        if self.names is None:
+            self.names, self._first["names"] = names, client
+        if names != self.names:
+            raise DataError(
+                f"client {client!r} has columns {names}, {self._first['names']!r} has {self.names}:"
+                " bring them into one order",
+                client=client,
+            )
 
 
 class Source:
@@ -24,75 +55,89 @@ class Source:
         name: the client's name, for errors.
         data: array-like of shape `(rows, features)`, a frame with `columns` and `to_numpy`, or a callable of no
             arguments that returns either.
+        columns: the features that all clients share.
     """
 
-    def __init__(self, name: str, data: Any) -> None:
+    def __init__(self, name: str, data: Any, columns: Columns) -> None:
         self.name = name
+        self._columns = columns
         self._loader: Callable[[], Any] | None = data if callable(data) else None
-        self._rows: FloatArray | None = None
-        self.feature_names: tuple[str, ...] | None = None
-        if self._loader is None:
-            self._rows, self.feature_names = self._checked(data)
+        self._rows = None if callable(data) else self._checked(data)
 
     @property
     def in_memory(self) -> bool:
         """Whether the rows are held here, rather than loaded at each release."""
         return self._rows is not None
 
-    @property
-    def n_features(self) -> int:
-        """Number of columns; loads the rows if nothing else tells."""
-        return int(self.load().shape[1])
-
     def load(self) -> FloatArray:
         """Return the rows, float64 of shape `(rows, features)`, at most 1e100 in absolute value.
 
         Raises:
-            DataError: what was given or loaded cannot be used; names the client.
+            DataError: what was given or loaded cannot be used; names the client, and no value of a row.
         """
         if self._rows is not None:
             return self._rows
         if self._loader is None:
-            raise DataError(f"client {self.name!r} has no data", client=self.name)
+            raise self._error("there are no data")
         try:
             data = self._loader()
         except Exception as error:
-            raise DataError(f"client {self.name!r}: loading failed: {error}", client=self.name) from error
-        rows, names = self._checked(data)
-        if self.feature_names is None:
-            self.feature_names = names
-        return rows
-
-    def _checked(self, data: Any) -> tuple[FloatArray, tuple[str, ...] | None]:
-        names = tuple(str(column) for column in data.columns) if hasattr(data, "columns") else None
-        try:
-            rows = np.array(data.to_numpy() if hasattr(data, "to_numpy") else data, dtype=np.float64, order="C")
-        except (TypeError, ValueError) as error:
-            raise self._error(f"the data are not numbers ({error}): encode categories as numbers first") from error
-        if rows.ndim != 2:
             raise self._error(
-                f"the data have shape {rows.shape}, expected (rows, features): use reshape(-1, 1) for one feature"
+                f"loading failed with {type(error).__name__}: call the loader by itself to see why"
+            ) from error
+        return self._checked(data)
+
+    def _checked(self, data: Any) -> FloatArray:
+        array = self._as_array(data)
+        if array.ndim != 2:
+            raise self._error(
+                f"the data have shape {array.shape}, expected (rows, features): use reshape(-1, 1) for one"
             )
-        if rows.shape[1] < 1 or (rows.shape[0] < 1 and self._loader is None):
-            raise self._error(f"the data have shape {rows.shape}: leave an empty client out of the federation")
-        if not np.abs(rows).max(initial=0.0) <= LARGEST_VALUE:
-            bad = int((~(np.abs(rows) <= LARGEST_VALUE)).any(axis=1).sum())
+        if array.shape[1] < 1 or (array.shape[0] < 1 and self._loader is None):
+            raise self._error(f"the data have shape {array.shape}: leave an empty client out of the federation")
+        if not np.abs(array).max(initial=0.0) <= LARGEST_VALUE:
+            bad = int((~(np.abs(array) <= LARGEST_VALUE)).any(axis=1).sum())
             raise self._error(
                 f"{bad} row(s) hold NaN, infinity or values beyond 1e100: impute, drop or rescale them first"
             )
-        rows.setflags(write=False)
-        return rows, names
+        names = tuple(data.columns) if hasattr(data, "columns") else None
+        named = names is not None and all(isinstance(column, str) for column in names)
+        self._columns.agree(self.name, array.shape[1], names if named else None)
+        array.setflags(write=False)
+        return array
+
+    def _as_array(self, data: Any) -> FloatArray:
+        """Convert without quoting a value: a row must not reach a log through an error."""
+        if hasattr(data, "toarray"):
+            raise self._error(f"the data are sparse ({type(data).__name__}): use .toarray()")
+        try:
+            found = np.asarray(data.to_numpy() if hasattr(data, "to_numpy") else data)
+        except (TypeError, ValueError):
+            raise self._error("the data are no rectangle of numbers: give every row the same length") from None
+        if found.dtype.kind in "cmMSUV":
+            raise self._error(f"the data have dtype {found.dtype}, expected real numbers: encode them as numbers first")
+        try:
+            return np.array(found, dtype=np.float64, order="C")
+        except (TypeError, ValueError):
+            mixed = f" (not numeric: {self._not_numeric(data)})" if hasattr(data, "dtypes") else ""
+            raise self._error(f"the data are not numbers{mixed}: encode categories as numbers first") from None
+
+    @staticmethod
+    def _not_numeric(data: Any) -> str:
+        """Return the names of a frame's columns that are not numbers."""
+        kinds = zip(data.columns, data.dtypes, strict=True)
+        return ", ".join(repr(str(name)) for name, dtype in kinds if getattr(dtype, "kind", "O") not in "biuf")
 
     def _error(self, what: str) -> DataError:
         return DataError(f"client {self.name!r}: {what}", client=self.name)
 
 
-def named_sources(clients: Mapping[str, Any] | Sequence[Any]) -> dict[str, Source]:
-    """Return a source per client, named as in the mapping, or `client-00`, `client-01`, ... for a sequence.
+def named_sources(clients: Mapping[str, Any] | Sequence[Any]) -> tuple[dict[str, Source], Columns]:
+    """Return a source per client, named as in the mapping or `client-00`, `client-01`, ..., and the shared features.
 
     Raises:
-        UsageError: not a mapping or sequence, or the clients' features differ.
-        DataError: a client's data cannot be used.
+        UsageError: not a mapping or sequence, or names that cannot be used.
+        DataError: a client's data cannot be used, or the clients' features differ.
     """
     if isinstance(clients, Mapping):
         items = [(str(name), data) for name, data in clients.items()]
@@ -101,27 +146,10 @@ def named_sources(clients: Mapping[str, Any] | Sequence[Any]) -> dict[str, Sourc
         items = [(f"client-{index:0{width}d}", data) for index, data in enumerate(clients)]
     else:
         raise UsageError(f"clients is a {type(clients).__name__}, expected a list of arrays or a dict of name to array")
-    if len({name for name, _ in items}) != len(items):
+    names = [name for name, _ in items]
+    if len(set(names)) != len(names):
         raise UsageError("two clients have the same name")
-    sources = {name: Source(name, data) for name, data in items}
-    _check_features([source for source in sources.values() if source.in_memory])
-    return sources
-
-
-def _check_features(sources: list[Source]) -> None:
-    """Compare widths and names of the clients whose rows are at hand."""
-    if not sources:
-        return
-    first = sources[0]
-    for source in sources[1:]:
-        if source.n_features != first.n_features:
-            raise DataError(
-                f"client {source.name!r} has {source.n_features} features, {first.name!r} has {first.n_features}",
-                client=source.name,
-            )
-        if source.feature_names != first.feature_names and None not in (source.feature_names, first.feature_names):
-            raise DataError(
-                f"client {source.name!r} has columns {source.feature_names}, client {first.name!r} has"
-                f" {first.feature_names}: bring them into one order",
-                client=source.name,
-            )
+    if any(not 1 <= len(name.encode()) <= 128 for name in names):
+        raise UsageError("a client's name is empty or longer than 128 bytes: choose another")
+    columns = Columns()
+    return {name: Source(name, data, columns) for name, data in items}, columns

@@ -30,6 +30,8 @@ __all__ = ["FederationBase", "RoundOutcome", "RoundTask"]
 
 logger = logging.getLogger(__name__)
 
+MAX_EPSILON = 35.0  # e^35 times the sampler's 2^-112 a draw: a billion draws fit into a delta of 1e-5
+
 # What every release shows; "colluders" is added where the budget guards it.
 DISPLAYED_VIEWS = ("released", "server", "client", "unmasked")
 
@@ -64,6 +66,23 @@ class RoundOutcome:
     bytes_up: int
 
 
+def check_budget(budget: Budget | None) -> None:
+    """Refuse what is no budget, or one so large that its error terms cannot be counted.
+
+    Raises:
+        UsageError: with the remedy.
+    """
+    if budget is None:
+        return
+    if not isinstance(budget, Budget):
+        raise UsageError(f"budget is {budget!r}, expected privfed.Budget(epsilon=..., delta=...) or None")
+    if budget.epsilon > MAX_EPSILON:
+        raise UsageError(
+            f"epsilon is {budget.epsilon:g}, expected at most {MAX_EPSILON:g}: beyond, the sampler's distance times"
+            " exp(epsilon) does not fit into delta. Use budget=None for sums without noise"
+        )
+
+
 class FederationBase(ABC):
     """Plans, charges and settles every release; subclasses carry the bytes.
 
@@ -95,15 +114,19 @@ class FederationBase(ABC):
                 f"{planned} client(s): a sum over fewer than 2 hides nothing."
                 " Fit on the array itself, or bring at least one more client (three, to hide from each other)"
             )
-        if not 0.0 <= dropout < 1.0:
+        if not (isinstance(dropout, int | float) and 0.0 <= dropout < 1.0):
             raise UsageError(f"dropout is {dropout!r}, expected a fraction in [0, 1)")
         guaranteed = planned - math.floor(dropout * planned + 1e-9)
+        if not (math.isfinite(records_per_client) and records_per_client > 0):
+            raise UsageError(f"records_per_client is {records_per_client!r}, expected a finite number above 0")
         if guaranteed < 2:
             raise UsageError(
                 f"dropout={dropout} of {planned} clients may leave {guaranteed}: tolerate fewer, or bring more"
             )
         if ledger.budget != budget:
-            raise UsageError(f"the ledger was opened for {ledger.budget}, the federation for {budget}")
+            raise UsageError(
+                f"the ledger was opened for budget {ledger.budget}, the federation has {budget}: pass the same budget="
+            )
         self._budget = budget
         self._ledger = ledger
         self._noise_source = noise_source
@@ -195,8 +218,10 @@ class FederationBase(ABC):
             FederationError: too few clients survived, or one refused; `charged` says whether it stays charged.
             DataError: a client's rows cannot be used; the charge was given back.
         """
-        if rounds < 1:
-            raise UsageError(f"rounds is {rounds}, expected at least 1")
+        if not isinstance(query, Query):
+            raise UsageError(f"query is {query!r}, expected a query such as privfed.Count()")
+        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+            raise UsageError(f"rounds is {rounds!r}, expected an integer of at least 1")
         task, plan, digest = self._prepare(query, share)
         entry = self._ledger.reserve(self._entry(query, plan, digest, purpose))
         revealed = False
@@ -225,9 +250,10 @@ class FederationBase(ABC):
         if self._budget is not None:
             if share is None:
                 raise UsageError(
-                    "under a budget every release needs share=, the fraction of the budget's mu^2 it may cost"
+                    "under a budget every release needs its share of it: pass share=0.1 for a tenth"
+                    " (remaining_share tells what is left)"
                 )
-            if not (math.isfinite(share) and 0.0 < share <= 1.0):
+            if not (isinstance(share, int | float) and math.isfinite(share) and 0.0 < share <= 1.0):
                 raise UsageError(f"share is {share!r}, expected a fraction in (0, 1]")
             mu2 = share * self._ledger.total_mu2()
         encoded = encode_query(query)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -50,7 +50,19 @@ class Release:
 
     def __getitem__(self, block: str) -> FloatArray:
         """Return the noised sum of `block`."""
+        if block not in self.values:
+            raise KeyError(f"no block {block!r} in this release, there are {list(self.values)}")
         return self.values[block]
+
+    def __contains__(self, block: object) -> bool:
+        return block in self.values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values)
+
+    def keys(self) -> KeysView[str]:
+        """Return the names of the blocks."""
+        return self.values.keys()
 
 
 @runtime_checkable

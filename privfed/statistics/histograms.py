@@ -63,14 +63,15 @@ class Histogram(Query):
 
 @dataclass(frozen=True, eq=False)
 class Magnitudes(Query):
-    """How many records have which power of two as their size: block `counts` of shape `(256,)`.
+    """How many records have which power of two as their size: block `counts` of shape `(1024,)`.
 
-    A row falls into bin e + 128 where 2^e is the least power of two not below its L2 norm, e from -128 to 127.
+    A row falls into bin e + 512 where 2^e is the least power of two not below its L2 norm, e from -512 to 511: rows up
+    to 1e100 in every feature have a bin of their own, rows below 1e-154 share the first.
     It is how a federation learns a radius for its data when nobody knows one in public.
     """
 
     kind: ClassVar[str] = "magnitudes"
-    bins: ClassVar[int] = 256
+    bins: ClassVar[int] = 1024
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -97,7 +98,7 @@ def radius_of(release: Release) -> float:
     """Return a power of two that holds the rows which a released `Magnitudes` counted.
 
     Without noise it holds every row. With noise, a bin counts as taken when it stands 4 standard deviations out: about
-    one in 100 releases then shows a radius that no row needs, and a handful of outliers may be clipped.
+    one in 30 releases then shows a radius that no row needs, and a handful of outliers may be clipped.
 
     Raises:
         UsageError: no bin stands out of the noise.

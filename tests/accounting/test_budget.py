@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import dp_accounting
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -200,3 +202,9 @@ def test_leaks_beyond_the_floats() -> None:
     assert leak(Total.of([Charge(mu2=1.0)]), 800.0) == 0.0
     assert leak(Total.of([Charge(mu2=1.0, delta_tail=1e-300)]), 800.0) == math.inf
     assert leak(Total.of([Charge(mu2=1.0, delta_tail=1e-9), Charge.non_private()]), 1.0) == math.inf
+
+
+@pytest.mark.parametrize("number", [np.float64(2.0), np.float32(2.0), np.int64(2)])
+def test_numpy_scalars_are_numbers(number: Any) -> None:
+    assert Budget(number, 1e-5) == Budget(2.0, 1e-5)
+    assert type(Budget(number, 1e-5).epsilon) is float

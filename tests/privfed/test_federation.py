@@ -253,7 +253,7 @@ def test_a_client_unit_is_clipped_whatever_the_query_computes() -> None:
         ([np.ones((3, 2)), np.ones((0, 2))], "empty client"),
         ([np.ones((3, 2)), np.full((3, 2), np.inf)], "NaN, infinity"),
         ([np.ones((3, 2)), np.ones(3)], "reshape"),
-        ([np.ones((3, 2)), [["a", "b"]]], "not numbers"),
+        ([np.ones((3, 2)), [["a", "b"]]], "real numbers"),
         ("abc", "expected a list"),
         (7, "expected a list"),
     ],
@@ -366,3 +366,86 @@ def test_the_threshold_exceeds_the_guarded_colluders_whoever_is_lost() -> None:
     assert federation.release(Count(), share=0.5).survivors == 8
     with pytest.raises(UsageError, match="at most 6 colluders"):
         LocalFederation(silos(10), budget=Budget(1.0, 1e-5, view="colluders(7)"), dropout=0.2)
+
+
+SECRET = "Smith, HIV+"
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_no_error_quotes_a_row(loaded) -> None:
+    pandas = pytest.importorskip("pandas")
+    for data in (pandas.DataFrame({"age": [3.0], "name": [SECRET]}), [[SECRET, 1.0]]):
+        client = (lambda data=data: data) if loaded else data
+        with pytest.raises(DataError) as caught:
+            LocalFederation([client, np.ones((2, 2)), np.ones((2, 2))]).release(Count())
+        chain = [caught.value, caught.value.__cause__] + [caught.value.__context__] * (
+            not caught.value.__suppress_context__
+        )
+        assert not any("Smith" in str(error) for error in chain)
+    with pytest.raises(DataError, match="'name'"):
+        LocalFederation([pandas.DataFrame({"age": [3.0], "name": [SECRET]})] * 2)
+
+
+def test_loaded_frames_must_agree_on_their_columns() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(np.ones((3, 2)), columns=["a", "b"])
+    federation = LocalFederation([lambda: frame, lambda: frame[["b", "a"]], lambda: frame])
+    with pytest.raises(DataError, match="one order"):
+        federation.release(Count())
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (np.ones((2, 2), dtype=complex), "real numbers"),
+        (np.ones((2, 2), dtype="datetime64[D]"), "real numbers"),
+        ([[1.0, 2.0], [3.0]], "same length"),
+        ("file.csv", "real numbers"),
+    ],
+)
+def test_data_of_other_kinds_are_refused(data, match) -> None:
+    with pytest.raises(DataError, match=match):
+        LocalFederation([data, np.ones((2, 2))])
+
+
+def test_integer_columns_are_no_names() -> None:
+    pandas = pytest.importorskip("pandas")
+    assert LocalFederation([pandas.DataFrame(np.ones((3, 2)))] * 2).feature_names is None
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: LocalFederation(silos(), budget=(1, 1e-5)), r"privfed\.Budget"),
+        (lambda: LocalFederation(silos(), budget=Budget(100.0, 1e-5)), "at most 35"),
+        (lambda: LocalFederation(silos(), dropout="a"), "dropout"),
+        (lambda: LocalFederation(silos(), ledger=""), "ledger"),
+        (lambda: LocalFederation(silos(), ledger=3), "ledger"),
+        (lambda: LocalFederation(silos(), records_per_client=0), "records_per_client"),
+        (lambda: LocalFederation({"": np.ones((2, 2)), "b": np.ones((2, 2))}), "name"),
+        (lambda: LocalFederation(silos()).release("count"), r"privfed\.Count"),
+        (lambda: LocalFederation(silos()).release(Count), r"privfed\.Count"),
+        (lambda: LocalFederation(silos()).release(Count(), rounds=0), "rounds"),
+        (lambda: VectorSum(0, 1.0), "dimension"),
+        (lambda: Moments(center=np.zeros(2), radius="1"), "radius"),
+    ],
+)
+def test_arguments_of_other_kinds_get_a_clear_error(call, match) -> None:
+    with pytest.raises(UsageError, match=match):
+        call()
+
+
+def test_what_a_federation_and_a_release_say_of_themselves() -> None:
+    federation = LocalFederation(silos(), budget=BUDGET, mode="trusted")
+    release = federation.release(Count(), share=0.25)
+    assert "5 clients, trusted" in repr(federation)
+    assert "75.0% of it left" in repr(federation)
+    assert list(release) == list(release.keys()) == ["count"]
+    assert "count" in release
+    with pytest.raises(KeyError, match="there are"):
+        release["sum"]
+
+
+def test_numpy_scalars_travel() -> None:
+    query = Moments(center=np.zeros(3), radius=np.linalg.norm([9, 9]))
+    assert LocalFederation(silos()).release(query)["count"] == pytest.approx(len(pooled(silos())))

@@ -71,8 +71,8 @@ def test_one_ledger_bounds_several_calls(tmp_path) -> None:
         ([[1.0], [np.nan]], {}, "NaN"),
         ([["x"], ["y"]], {}, "not an array of numbers"),
         ([[], []], {}, "empty"),
-        ([[1.0], [2.0]], {"clip": 0.0}, "bound"),
-        ([[1.0], [2.0]], {"clip": np.nan}, "bound"),
+        ([[1.0], [2.0]], {"clip": 0.0}, "clip is 0"),
+        ([[1.0], [2.0]], {"clip": np.nan}, "clip is nan"),
         ([[0.0], [1.0]], {"dropout": 2.0}, "dropout"),
     ],
 )
@@ -83,3 +83,31 @@ def test_bad_input_is_refused_with_the_remedy(vectors, options, match) -> None:
 
 def test_zero_vectors_have_a_sum() -> None:
     np.testing.assert_array_equal(privfed.protected_sum([[0.0, 0.0]] * 3), [0.0, 0.0])
+
+
+def test_a_frame_has_one_client_in_each_row() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    np.testing.assert_allclose(privfed.protected_sum(frame), [9.0, 12.0], atol=1e-9)
+    np.testing.assert_allclose(privfed.protected_mean(frame.to_numpy()), [3.0, 4.0], atol=1e-9)
+    with pytest.raises(UsageError, match="one column"):
+        privfed.protected_sum(frame[0])
+
+
+@pytest.mark.parametrize("vectors", [None, 3.0, (vector for vector in [[1.0], [2.0]])])
+def test_what_is_no_list_of_vectors_is_refused(vectors) -> None:
+    with pytest.raises(UsageError, match="expected a list or a dict"):
+        privfed.protected_sum(vectors)
+
+
+def test_numpy_scalars_are_numbers() -> None:
+    vectors = np.ones((4, 2))
+    noisy = privfed.protected_mean(vectors, clip=np.float64(3.0), epsilon=np.float64(8.0), delta=1e-6, mode="trusted")
+    assert noisy.shape == (2,)
+
+
+@pytest.mark.parametrize("size", [1e-100, 1e-30, 1.0, 1e50, 9e99])
+def test_sums_are_exact_at_every_size(size) -> None:
+    total = privfed.protected_sum([[size, -size], [2 * size, size]] if size < 1e99 else [[size, -size], [0.0, size]])
+    expected = np.array([3 * size, 0.0]) if size < 1e99 else np.array([size, 0.0])
+    np.testing.assert_allclose(total, expected, atol=1e-10 * size)
