@@ -81,6 +81,12 @@ class Estimate:
         """Number of rows, at least 1."""
         return max(float(self.counts.sum()), 1.0)
 
+    @property
+    def relative_noise(self) -> float:
+        """Noise on an entry of an average component's shift or covariance, whichever is louder, in whitened units."""
+        each, tied = max(float(self.counts.mean()), 1.0), self.model.covariance_type == "tied"
+        return max(self.noise.shifts / each, self.noise.squares / (self.total if tied else each))
+
 
 @dataclass(frozen=True)
 class Count:

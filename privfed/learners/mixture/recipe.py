@@ -9,8 +9,8 @@
        lost one
    in every third fit of ours.
 4. Refit (free): the mixture wanted, fitted to draws from the over-complete one, best of 24 starts.
-5. Mixture (the rest; up to 16 rounds): noise-aware EM. The step at round t uses the average of the last 60 % of the
-   rounds so far, so early rounds count early and are forgotten late.
+5. Mixture (the rest; up to 16 rounds): noise-aware EM. A step uses an average of the last rounds' statistics, as many
+   of them as quieten the noise, at most the last 60 % of the rounds so far.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ START_ROUNDS, MAIN_ROUNDS, LEAST_ROUNDS = 8, 16, 4
 START_TAIL: Final = 0.25
 LIKELIHOOD_SHARE: Final = 0.02
 START_WIDTH: Final = 2.0  # of starting components, times the width of one of K equal parts
+QUIET, QUIET_AT_LAST = 0.1, 0.015  # relative noise of what a step uses: a tenth of a standard deviation, and less
 UNSPENT: Final = 1e-6  # kept back, so that rounding never makes the last round one too many
 
 
@@ -234,14 +235,14 @@ def _stage(
     share: float,
     tail: float,
 ) -> tuple[MixtureModel, list[float]]:
-    """Run noise-aware EM for `rounds` rounds of equal cost; each step averages the last `tail` of the rounds so far."""
+    """Run noise-aware EM for `rounds` rounds of equal cost, each step from an average of the last ones."""
     estimates: list[Estimate] = []
     likelihoods: list[float] = []
     for round in range(1, rounds + 1):
         estimate, likelihood = run.ask(model, coordinates, stage=name, round=round, rounds=rounds, share=share / rounds)
         likelihoods.append(likelihood)
         estimates.append(estimate)
-        combined = average(estimates[-max(1, round_half_up(tail * round)) :], model)
+        combined = average(estimates[-_window(estimate, round, tail, last=round == rounds) :], model)
         model = private_update(combined, prior)
     lost = int((combined.counts < combined.noise.counts).sum())
     if lost and name == "mixture":
@@ -254,9 +255,14 @@ def _stage(
     return model, likelihoods
 
 
-def round_half_up(value: float) -> int:
-    """Return the nearest integer, halves up."""
-    return math.floor(value + 0.5)
+def _window(estimate: Estimate, round: int, tail: float, *, last: bool) -> int:
+    """Return how many of the last rounds to average: as many as make the noise small, at most `tail` of those so far.
+
+    Averages lag behind EM where it still moves, so quiet rounds are averaged less; the last step wants less noise, for
+    nothing comes after it.
+    """
+    wanted = QUIET_AT_LAST if last else QUIET
+    return max(1, min(math.floor(tail * round + 0.5), math.ceil((estimate.relative_noise / wanted) ** 2)))
 
 
 # --- coordinates, starts and types ----------------------------------------------------------------------------------
