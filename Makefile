@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test slow browser doctest coverage lint format types docs docs-serve bench wheel ci clean distclean
+.PHONY: help environment demo test slow browser doctest coverage lint format docs docs-serve bench wheel ci clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'

@@ -18,7 +18,7 @@ from privfed.mechanism.sensitivity import client_sensitivity, record_sensitivity
 from privfed.query import Query, Unit
 from privfed_accounting import View
 
-__all__ = ["Plan", "Terms", "decode_terms", "make_plan"]
+__all__ = ["Plan", "Terms", "decode_terms", "make_plan", "tolerated_losses"]
 
 RING_BITS: Literal[64] = 64
 RING_HEADROOM = 2.0**62  # the ring holds +-2^63; one bit is left for what rounding adds
@@ -166,6 +166,11 @@ def make_plan(query: Query, query_digest: bytes, terms: Terms) -> Plan:
         mechanism="discrete_gaussian" if terms.mu2 > 0 else "none",
         digest=digest,
     )
+
+
+def tolerated_losses(clients: int, dropout: float) -> int:
+    """Return how many of `clients` the fraction `dropout` lets go; 0.29 of 100 are 29, whatever floats say."""
+    return math.floor(dropout * clients + 1e-9)
 
 
 def _scale(load: float, share_std: float) -> float:

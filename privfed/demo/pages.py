@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -91,19 +91,15 @@ def _summary(result: DemoResult) -> dict[str, Any]:
             "view": "server",
         },
         "held_out": {
-            "federated": _score(result.private),
-            "pooled_not_private": _score(result.pooled),
-            "silos_alone_median": _score(_median(result.silos)),
+            "federated": asdict(result.private),
+            "pooled_not_private": asdict(result.pooled),
+            "silos_alone_median": asdict(_median(result.silos)),
         },
         "verified": result.verification.ok,
         "ledger_head": result.verification.head,
         "files": {name: str(folder / name) for name in ("ledger.db", "report.html", "report.json", "summary.json")},
         "seconds": round(result.seconds, 2),
     }
-
-
-def _score(score: Score) -> dict[str, float | None]:
-    return {"log_likelihood": score.log_likelihood, "adjusted_rand": score.adjusted_rand}
 
 
 def _median(scores: tuple[Score, ...]) -> Score:
@@ -196,8 +192,11 @@ def _print(result: DemoResult, console: Console, folder: Path) -> None:
     for name, likelihood, index in _rows(result):
         table.add_row(name, f"{likelihood:.3f}", "-" if index is None or math.isnan(index) else f"{index:.3f}")
     console.print(table)
-    verdict = "[green]verified[/green]" if result.verification.ok else "[red]NOT verified[/red]"
-    console.print(f"privfed verify: {verdict}: chain whole, every charge and epsilon recomputed by a second route")
+    if result.verification.ok:
+        told = "[green]verified[/green]: chain whole, every charge and epsilon recomputed by a second route"
+    else:
+        told = "[red]NOT verified[/red]"
+    console.print(f"privfed verify: {told}")
     for problem in result.verification.problems:
         console.print(f"  {problem}", markup=False)
     for what, name in (

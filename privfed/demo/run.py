@@ -19,6 +19,7 @@ from privfed.demo.progress import RoundTable
 from privfed.engines import Dropout, LocalFederation
 from privfed.errors import UsageError
 from privfed.learners.mixture import GaussianMixture, RoundReport
+from privfed.plan import tolerated_losses
 from privfed.query import FloatArray
 from privfed.statistics.histograms import Magnitudes, radius_of
 from privfed.statistics.moments import Moments, moments_of
@@ -163,7 +164,7 @@ def _losses(options: DemoOptions) -> Iterator[Dropout]:
         Dropout("silo-02", "masked", rounds=range(6, 1000)),
         Dropout(f"silo-{options.clients - 1:02d}", "masked", rounds=range(14, 1000)),
     )
-    yield from losses[: math.floor(options.dropout * options.clients + 1e-9)]
+    yield from losses[: tolerated_losses(options.clients, options.dropout)]
 
 
 def _fresh_folder(out: Path) -> Path:
@@ -182,5 +183,5 @@ def _introduce(console: Console, options: DemoOptions, data: DemoData, silos: li
         f"[bold]{data.name}[/bold]: {sum(sizes)} training rows at {len(sizes)} silos of {sizes[0]} to {sizes[-1]} rows,"
         f" no two alike.\nbudget: epsilon {options.epsilon:g} at delta {options.delta:g} for adding or removing one"
         " record, guarded against the server; secure aggregation sa1; up to"
-        f" {math.floor(options.dropout * options.clients + 1e-9)} silos may be lost"
+        f" {tolerated_losses(options.clients, options.dropout)} silos may be lost"
     )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from privfed.errors import UsageError
 
 __all__ = ["Dropout", "Step", "check_dropouts"]
 
 Step = Literal["advertise", "shares", "masked", "unmask"]
-_STEPS = ("advertise", "shares", "masked", "unmask")
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,8 @@ class Dropout:
         client: its name.
         step: the message that never arrives: "advertise" or "shares" lose it in the set-up of an epoch, "masked" in the
             middle of a round (its input is not in the sum), "unmask" after its input is in.
-        rounds: numbers of the releases, from 1, in which it is lost; None for all. For a loss in set-up, the release
-            that opens the epoch counts.
+        rounds: numbers of the releases, from 1, in which it is lost; None for all. A loss in set-up lasts for
+            the whole epoch that such a release opens; in trusted mode, which has no epochs, for these releases alone.
     """
 
     client: str
@@ -41,6 +40,6 @@ def check_dropouts(dropouts: Iterable[Dropout], clients: Collection[str]) -> tup
     for dropout in checked:
         if dropout.client not in clients:
             raise UsageError(f"a drop-out names client {dropout.client!r}, expected one of {sorted(clients)}")
-        if dropout.step not in _STEPS:
-            raise UsageError(f"a drop-out names step {dropout.step!r}, expected one of {list(_STEPS)}")
+        if dropout.step not in get_args(Step):
+            raise UsageError(f"a drop-out names step {dropout.step!r}, expected one of {list(get_args(Step))}")
     return checked

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -38,7 +39,7 @@ class ClientSide:
 
     Args:
         name: how the client is called in logs, errors and the release.
-        load: returns the client's rows, float64 of shape `(rows, features)`; called once per release.
+        load: returns the client's rows, float64 of shape `(rows, features)`; called at least once per release.
         terms: what this client has agreed to. A task's terms must equal them but for `mu2`.
         max_mu2: most that one release may cost, in squared GDP; a task beyond it is refused.
         keystream: makes a fresh source of noise for a release; the operating system's by default.
@@ -71,7 +72,7 @@ class ClientSide:
             UsageError: the task is malformed.
         """
         terms = decode_terms(task.terms)
-        if replace_mu2(terms, self._terms.mu2) != self._terms:
+        if msgspec.structs.replace(terms, mu2=self._terms.mu2) != self._terms:
             raise FederationError(
                 f"client {self.name!r} refuses the terms {terms}, it agreed to {self._terms} but for mu2"
             )
@@ -124,8 +125,3 @@ class ClientSide:
         if plan.share_sigma > 0:
             encoded += discrete_gaussian(plan.share_sigma, encoded.size, self._keystream())
         return to_ring(encoded)
-
-
-def replace_mu2(terms: Terms, mu2: float) -> Terms:
-    """Return `terms` with another cost."""
-    return Terms(**{name: getattr(terms, name) for name in terms.__struct_fields__} | {"mu2": mu2})

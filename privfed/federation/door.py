@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,7 +23,7 @@ from privfed.federation.client import Task
 from privfed.federation.release import Release
 from privfed.mechanism.discrete_gaussian import DISTANCE_BITS
 from privfed.mechanism.encode import decode, from_ring
-from privfed.plan import Plan, Terms, make_plan
+from privfed.plan import Plan, Terms, make_plan, tolerated_losses
 from privfed.query import RELATION, Query, Unit, encode_query, query_digest
 from privfed_accounting import Budget, Ledger, RoundPlan, View
 
@@ -116,7 +117,7 @@ class FederationBase(ABC):
             )
         if not (isinstance(dropout, int | float) and 0.0 <= dropout < 1.0):
             raise UsageError(f"dropout is {dropout!r}, expected a fraction in [0, 1)")
-        guaranteed = planned - math.floor(dropout * planned + 1e-9)
+        guaranteed = planned - tolerated_losses(planned, dropout)
         if not (math.isfinite(records_per_client) and records_per_client > 0):
             raise UsageError(f"records_per_client is {records_per_client!r}, expected a finite number above 0")
         if guaranteed < 2:
@@ -258,7 +259,7 @@ class FederationBase(ABC):
             mu2 = share * self._ledger.total_mu2()
         encoded = encode_query(query)
         digest = query_digest(encoded)
-        terms = Terms(**{name: getattr(self._terms, name) for name in Terms.__struct_fields__} | {"mu2": mu2})
+        terms = msgspec.structs.replace(self._terms, mu2=mu2)
         return Task(encoded, terms.encode()), make_plan(query, digest, terms), digest
 
     def _entry(self, query: Query, plan: Plan, digest: bytes, purpose: str) -> RoundPlan:

@@ -22,7 +22,7 @@ __all__ = [
     "MAX_CHUNK",
     "MIN_CHUNK",
     "ROW_ERROR",
-    "Sensitivity",
+    "SensitivityTerms",
     "chunked_sum",
     "client_sensitivity",
     "client_terms",
@@ -47,7 +47,7 @@ _UNIT_ROUNDOFF: Final = Fraction(1, 2**53)
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class SensitivityTerms:
     """L2 sensitivity of a client's integer vector, term by term, in grid units.
 
     Attributes:
@@ -81,7 +81,7 @@ def record_terms(
     dimension: int,
     max_records: int,
     row_error: float = ROW_ERROR,
-) -> Sensitivity:
+) -> SensitivityTerms:
     """Terms of the sensitivity when one record is added to or removed from a client's data.
 
     Args:
@@ -128,12 +128,12 @@ def record_terms(
     rho = Fraction(row_error)
     depth = MAX_CHUNK + -(-max_records // MIN_CHUNK) + LATER_ROUNDINGS
     error = max_records * c * ((1 + rho) * _gamma(depth) + rho)
-    return Sensitivity(
+    return SensitivityTerms(
         contribution=_up(c * s), rounding=_up(_sqrt_up(dimension)), summation=_up(2 * s * error), dimension=dimension
     )
 
 
-def client_terms(*, bound: float, scale: float, dimension: int) -> Sensitivity:
+def client_terms(*, bound: float, scale: float, dimension: int) -> SensitivityTerms:
     """Terms of the sensitivity when one client's whole contribution is replaced by zero.
 
     Args:
@@ -160,7 +160,7 @@ def client_terms(*, bound: float, scale: float, dimension: int) -> Sensitivity:
     c, s = _checked(bound=bound, scale=scale, dimension=dimension)
     later = c * s * _gamma(LATER_ROUNDINGS)
     rounding = min(_sqrt_up(dimension) / 2, c * s + later)
-    return Sensitivity(contribution=_up(c * s), rounding=_up(rounding), summation=_up(later), dimension=dimension)
+    return SensitivityTerms(contribution=_up(c * s), rounding=_up(rounding), summation=_up(later), dimension=dimension)
 
 
 def record_sensitivity(

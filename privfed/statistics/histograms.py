@@ -78,11 +78,6 @@ class Magnitudes(Query):
         """The counts."""
         return (Block("counts", (self.bins,), 1.0),)
 
-    @property
-    def n_features(self) -> None:
-        """Any."""
-        return
-
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
         """Return the counts."""
         largest = np.abs(data).max(axis=1, initial=0.0)

@@ -52,11 +52,6 @@ class Count(Query):
         """One number."""
         return (Block("count", (), 1.0),)
 
-    @property
-    def n_features(self) -> None:
-        """Any."""
-        return
-
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
         """Return the number of rows."""
         return {"count": np.array(float(len(data)))}

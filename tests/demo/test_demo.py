@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import io
 import json
 import os
 import re
@@ -14,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+import privfed.demo.run as run_module
 from privfed.demo import DemoOptions, run_demo
 from privfed_accounting import verify
 
@@ -158,6 +162,22 @@ def test_a_budget_too_small_says_so_and_still_ends_well(tmp_path) -> None:
         check=False,
         timeout=300,
     )
-    assert done.returncode in (0, 2), done.stderr
+    assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    assert re.search(r"single Gaussian instead.*raise epsilon", done.stderr, re.DOTALL)
+    assert np.isfinite(json.loads(done.stdout)["held_out"]["federated"]["log_likelihood"])
     assert verify(tmp_path / "o" / "ledger.db").ok
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_the_verdict_on_screen_is_that_of_the_ledger(ok, tmp_path, monkeypatch) -> None:
+    """The clause on what was recomputed stands only under a verdict that holds."""
+    real = run_module.verify
+    monkeypatch.setattr(run_module, "verify", lambda path: dataclasses.replace(real(path), ok=ok, problems=["entry 3"]))
+    screen = io.StringIO()
+    rows = np.random.default_rng(0).standard_normal((200, 2))
+    np.savez(tmp_path / "own.npz", X=rows)
+    options = DemoOptions(data=tmp_path / "own.npz", clients=4, components=2, epsilon=8.0, out=tmp_path / "o")
+    run_demo(options, Console(file=screen, width=200))
+    assert ("verified: chain whole" in screen.getvalue()) is ok
+    assert ("NOT verified" in screen.getvalue()) is not ok

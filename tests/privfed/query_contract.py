@@ -27,7 +27,6 @@ class QueryContract:
     """Bounds hold for any row; sums do not depend on how rows are grouped; a query travels as data."""
 
     width = 3
-    sums_exactly = False
 
     def make(self) -> Query:
         raise NotImplementedError
