@@ -311,3 +311,12 @@ def test_bad_parameters_cost_nothing():
     with pytest.raises(UsageError, match="shape of"):
         GaussianMixture(2, bounds=BOUNDS, means_init=np.zeros((3, 3))).fit(silos)
     assert silos.remaining_share == 1.0
+
+
+def test_a_model_of_unprotected_rows_does_not_travel_under_a_budget():
+    rows = np.random.default_rng(0).standard_normal((300, 2))
+    mixture = GaussianMixture(2, bounds=(-6.0, 6.0), warm_start=True, random_state=0).fit(rows)
+    federation = LocalFederation(np.array_split(rows, 3), budget=Budget(4.0, 1e-5), mode="trusted")
+    with pytest.raises(UsageError, match="unprotected rows"):
+        mixture.fit(federation)
+    assert federation.ledger.rounds() == []

@@ -44,9 +44,9 @@ class GaussianMixture(FittedMixture):
     Args:
         n_components: K, >= 1.
         covariance_type: "full" (one matrix each), "tied" (one for all), "diag" or "spherical".
-        tol: EM stops when the mean log-likelihood per row changes by less, nats.
-        reg_covar: added to the diagonal of every covariance, >= 0.
-        max_iter: most EM steps.
+        tol: EM stops when the mean log-likelihood per row changes by less, nats. Without effect under a budget.
+        reg_covar: added to the diagonal of every covariance, >= 0. Under a budget the prior does its work.
+        max_iter: most EM steps. Without effect under a budget, where `rounds` counts.
         n_init: number of starts; the one with the greatest likelihood is kept. A budget pays for one.
         init_params: "kmeans", "k-means++", "random" or "random_from_data": how rows at hand make a start. A federation
             shows none: there the start is found by protected sums (`privfed.learners.mixture.recipe`).
@@ -55,7 +55,8 @@ class GaussianMixture(FittedMixture):
         precisions_init: starting inverse covariances, shape by type, or None.
         random_state: None, an int, a `RandomState` or a `Generator`: every random choice that protects nobody. Noise
             for privacy always comes from the operating system.
-        warm_start: go on from the last fit.
+        warm_start: go on from the last fit. A federation under a budget goes on from a fit to one under a budget only:
+            a model of rows that nobody protected would travel to every client.
         verbose: 0 is silent, 1 prints steps, 2 prints likelihoods and times, to standard output.
         verbose_interval: steps between prints.
         bounds: federation under a budget: public `(low, high)`, numbers or one per feature, that rows are clipped to.
@@ -70,7 +71,8 @@ class GaussianMixture(FittedMixture):
         covariances_: shape by type: full (K, d, d), tied (d, d), diag (K, d), spherical (K,).
         precisions_: inverse covariances, same shape.
         precisions_cholesky_: upper-triangular factors P with precision = P P', same shape.
-        converged_: whether EM's last change was below `tol`.
+        converged_: whether EM's last change was below `tol`; under a budget True, since all rounds were run that were
+            paid for.
         n_iter_: EM steps of the best start.
         lower_bound_: mean log-likelihood per row at the last step.
         lower_bounds_: the same at each step.
@@ -241,6 +243,11 @@ class GaussianMixture(FittedMixture):
             )
         return self._model()
 
+    def _fitted_under_a_budget(self) -> bool:
+        """Whether the last fit saw nothing but private releases."""
+        releases = getattr(self, "releases_", ())
+        return bool(releases) and all(release.private for release in releases)
+
     def _checked_start(self, n_features: int) -> Start:
         return check_start(
             self.weights_init,
@@ -255,6 +262,11 @@ class GaussianMixture(FittedMixture):
         check_parameters(self.get_params(), estimator=type(self).__name__)
         d = federation.n_features
         start, warm, random = self._checked_start(d), self._warm_model(d), check_random_state(self.random_state)
+        if warm is not None and federation.budget is not None and not self._fitted_under_a_budget():
+            raise UsageError(
+                "warm_start would send a model of unprotected rows to the clients of a federation under a budget:"
+                " set warm_start=False"
+            )
         bounds = None if self.bounds is None else check_bounds(self.bounds, d)
         if federation.budget is None:
             self._fit_exact(federation, bounds, start, warm, random)
