@@ -45,7 +45,7 @@ START_ROUNDS, MAIN_ROUNDS, LEAST_ROUNDS = 8, 16, 4
 START_TAIL: Final = 0.25
 LIKELIHOOD_SHARE: Final = 0.02
 START_WIDTH: Final = 2.0  # of starting components, times the width of one of K equal parts
-QUIET, QUIET_AT_LAST = 0.1, 0.015  # relative noise of what a step uses: a tenth of a standard deviation, and less
+QUIET, QUIET_AT_LAST = 0.1, 0.004  # relative noise of what a step uses: a tenth of a standard deviation, or far less
 UNSPENT: Final = 1e-6  # kept back, so that rounding never makes the last round one too many
 
 
