@@ -129,6 +129,11 @@ class Transformed(Query):
         """Columns before the map."""
         return int(self.center.size)
 
+    @property
+    def row_error(self) -> float:
+        """That of the other query: a row's image is the same bits wherever it stands, so the map adds nothing."""
+        return self._query.row_error
+
     def contribution(self, data: FloatArray) -> Mapping[str, npt.ArrayLike]:
         """Return the other query's contribution of the mapped rows."""
         return self._query.contribution(self._map(data))

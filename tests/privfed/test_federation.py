@@ -15,6 +15,7 @@ from privfed import Budget, BudgetExhausted, DataError, Dropout, FederationError
 from privfed.federation import Federation
 from privfed.query import Block, Query
 from privfed.statistics.moments import Count, Moments, VectorSum
+from privfed.statistics.transform import LinearMap, Transformed, TransformedFederation
 from privfed_accounting import verify
 
 BUDGET = Budget(epsilon=2.0, delta=1e-5)
@@ -449,3 +450,13 @@ def test_what_a_federation_and_a_release_say_of_themselves() -> None:
 def test_numpy_scalars_travel() -> None:
     query = Moments(center=np.zeros(3), radius=np.linalg.norm([9, 9]))
     assert LocalFederation(silos()).release(query)["count"] == pytest.approx(len(pooled(silos())))
+
+
+def test_a_map_hides_no_rounding() -> None:
+    """The query behind a map states its own error, infinity included, and the plan counts it."""
+    linear_map = LinearMap(np.zeros(3), np.eye(3), 9.0)
+    assert Transformed.of(IllConditioned(), linear_map).row_error == math.inf
+    federation = LocalFederation(silos(3), budget=BUDGET)
+    with pytest.raises(UsageError, match="rounding"):
+        TransformedFederation(federation, linear_map).release(IllConditioned(), share=0.5)
+    assert federation.ledger.rounds() == []
