@@ -59,7 +59,7 @@ def assert_pooled(federated: GaussianMixture, pooled: GaussianMixture) -> None:
 def test_any_split_is_the_pooled_fit(seed, kind, K, cuts, offset, scale):
     """Whatever the split, and wherever the data lie; from starts at rows, so that every component holds some.
 
-    Sums travel on a grid of 2^-38 of a record: what a component that holds a millionth of a row looks like is lost there.
+    Sums travel on a grid of 2^-38 of a record: what a component that holds a millionth of a row is like is lost there.
     """
     X = scale * (clusters(n=150, seed=seed) + offset)
     start = starts(kind, K, 3, seed)
