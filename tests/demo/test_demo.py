@@ -90,6 +90,8 @@ def test_results_go_to_stdout_and_progress_to_stderr(digits) -> None:
     assert re.search(r"verified: chain whole", digits[2])
 
 
+# the noise is the system's: on so few rows a run in some hundreds says that it lost a component
+@pytest.mark.filterwarnings("ignore:.*kept their starting place:UserWarning")
 def test_a_file_of_ones_own(tmp_path) -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 200)
