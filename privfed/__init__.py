@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from privfed._version import __version__
 
 if TYPE_CHECKING:
-    from privfed.engines import Dropout, LocalFederation
+    from privfed.engines import LocalFederation, Loss
     from privfed.errors import DataError, FederationError, PrivfedError, UsageError
     from privfed.federation import Federation, Release
     from privfed.learners.mixture import GaussianMixture, expected_excess_nats
@@ -28,13 +28,13 @@ _HOMES = {
     "BudgetExhausted": "privfed_accounting",
     "Count": "privfed.statistics.moments",
     "DataError": "privfed.errors",
-    "Dropout": "privfed.engines",
     "Federation": "privfed.federation",
     "FederationError": "privfed.errors",
     "GaussianMixture": "privfed.learners.mixture",
     "Histogram": "privfed.statistics.histograms",
     "Ledger": "privfed_accounting",
     "LocalFederation": "privfed.engines",
+    "Loss": "privfed.engines",
     "Magnitudes": "privfed.statistics.histograms",
     "Moments": "privfed.statistics.moments",
     "PrivfedError": "privfed.errors",
@@ -55,13 +55,13 @@ __all__ = [
     "BudgetExhausted",
     "Count",
     "DataError",
-    "Dropout",
     "Federation",
     "FederationError",
     "GaussianMixture",
     "Histogram",
     "Ledger",
     "LocalFederation",
+    "Loss",
     "Magnitudes",
     "Moments",
     "PrivfedError",

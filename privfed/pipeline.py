@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from privfed.engines import Dropout, LocalFederation
+from privfed.engines import LocalFederation, Loss
 from privfed.errors import DataError, UsageError
 from privfed.federation import Release
 from privfed.query import FloatArray
@@ -28,7 +28,7 @@ def release_sum(
     delta: float | None = None,
     view: str = "server",
     dropout: float = 0.0,
-    dropouts: Iterable[Dropout] = (),
+    losses: Iterable[Loss] = (),
     mode: Literal["secure", "trusted"] = "secure",
     ledger: str | Path | None = None,
 ) -> Release:
@@ -47,7 +47,7 @@ def release_sum(
     budget = (
         None if epsilon is None or delta is None else Budget(epsilon=epsilon, delta=delta, unit="client", view=view)
     )
-    options: dict[str, Any] = {"mode": mode, "dropout": dropout, "dropouts": dropouts, "max_records": 1}
+    options: dict[str, Any] = {"mode": mode, "dropout": dropout, "losses": losses, "max_records": 1}
     with LocalFederation(rows, budget=budget, ledger=ledger, **options) as federation:
         if clip is None:
             clip = radius_of(federation.release(Magnitudes(), purpose="range of the vectors"))
@@ -64,7 +64,7 @@ def protected_sum(
     delta: float | None = None,
     view: str = "server",
     dropout: float = 0.0,
-    dropouts: Iterable[Dropout] = (),
+    losses: Iterable[Loss] = (),
     mode: Literal["secure", "trusted"] = "secure",
     ledger: str | Path | None = None,
 ) -> FloatArray:
@@ -76,7 +76,7 @@ def protected_sum(
         epsilon, delta: the budget, both or neither. The unit is one client's vector, added or removed.
         view: the adversary against whom epsilon holds: "server", "client", "colluders(t)" or "unmasked".
         dropout: fraction of clients that may be lost on the way; the noise is sized for it.
-        dropouts: clients to lose on purpose, for trials.
+        losses: clients to lose on purpose, for trials.
         mode: "secure", or "trusted" to form the same sum in the clear, for experiments.
         ledger: path of a ledger to which the release is charged, or None for one in memory.
 
@@ -104,7 +104,7 @@ def protected_sum(
         delta=delta,
         view=view,
         dropout=dropout,
-        dropouts=dropouts,
+        losses=losses,
         mode=mode,
         ledger=ledger,
     )
@@ -119,7 +119,7 @@ def protected_mean(
     delta: float | None = None,
     view: str = "server",
     dropout: float = 0.0,
-    dropouts: Iterable[Dropout] = (),
+    losses: Iterable[Loss] = (),
     mode: Literal["secure", "trusted"] = "secure",
     ledger: str | Path | None = None,
 ) -> FloatArray:
@@ -138,7 +138,7 @@ def protected_mean(
         delta=delta,
         view=view,
         dropout=dropout,
-        dropouts=dropouts,
+        losses=losses,
         mode=mode,
         ledger=ledger,
     )

@@ -16,7 +16,7 @@ from privfed.demo.data import DemoData, IntArray, dirichlet_silos, load_data, sp
 from privfed.demo.options import DemoOptions
 from privfed.demo.pages import DemoResult, write_pages
 from privfed.demo.progress import RoundTable
-from privfed.engines import Dropout, LocalFederation
+from privfed.engines import LocalFederation, Loss
 from privfed.errors import UsageError
 from privfed.learners.mixture import GaussianMixture, RoundReport
 from privfed.plan import tolerated_losses
@@ -65,7 +65,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict[str, 
         budget=budget,
         ledger=folder / "ledger.db",
         dropout=options.dropout,
-        dropouts=list(_losses(options)),
+        losses=list(_losses(options)),
         max_records=MAX_RECORDS,
     ) as federation:
         table = RoundTable(console, VIEWS, show=options.progress)
@@ -157,12 +157,12 @@ def _mean_and_spread(query: Moments, release: Any) -> tuple[FloatArray, float]:
     return query.center + shift, math.sqrt(max(variance, (0.01 * query.radius) ** 2))
 
 
-def _losses(options: DemoOptions) -> Iterator[Dropout]:
+def _losses(options: DemoOptions) -> Iterator[Loss]:
     """Lose one silo in set-up and two in mid-round, as far as the plan tolerates."""
     losses = (
-        Dropout("silo-01", "shares"),
-        Dropout("silo-02", "masked", rounds=range(6, 1000)),
-        Dropout(f"silo-{options.clients - 1:02d}", "masked", rounds=range(14, 1000)),
+        Loss("silo-01", "shares"),
+        Loss("silo-02", "masked", rounds=range(6, 1000)),
+        Loss(f"silo-{options.clients - 1:02d}", "masked", rounds=range(14, 1000)),
     )
     yield from losses[: tolerated_losses(options.clients, options.dropout)]
 

@@ -8,13 +8,13 @@ from typing import Literal, get_args
 
 from privfed.errors import UsageError
 
-__all__ = ["Dropout", "Step", "check_dropouts"]
+__all__ = ["Loss", "Step", "check_losses"]
 
 Step = Literal["advertise", "shares", "masked", "unmask"]
 
 
 @dataclass(frozen=True)
-class Dropout:
+class Loss:
     """One simulated client is lost at one step.
 
     Args:
@@ -34,12 +34,12 @@ class Dropout:
         return client == self.client and step == self.step and (self.rounds is None or round in self.rounds)
 
 
-def check_dropouts(dropouts: Iterable[Dropout], clients: Collection[str]) -> tuple[Dropout, ...]:
-    """Return `dropouts` as a tuple, having checked that each names a client and a step that exist."""
-    checked = tuple(dropouts)
-    for dropout in checked:
-        if dropout.client not in clients:
-            raise UsageError(f"a drop-out names client {dropout.client!r}, expected one of {sorted(clients)}")
-        if dropout.step not in get_args(Step):
-            raise UsageError(f"a drop-out names step {dropout.step!r}, expected one of {list(get_args(Step))}")
+def check_losses(losses: Iterable[Loss], clients: Collection[str]) -> tuple[Loss, ...]:
+    """Return `losses` as a tuple, having checked that each names a client and a step that exist."""
+    checked = tuple(losses)
+    for loss in checked:
+        if loss.client not in clients:
+            raise UsageError(f"a drop-out names client {loss.client!r}, expected one of {sorted(clients)}")
+        if loss.step not in get_args(Step):
+            raise UsageError(f"a drop-out names step {loss.step!r}, expected one of {list(get_args(Step))}")
     return checked

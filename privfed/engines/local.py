@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from privfed.engines.faults import Dropout, Step, check_dropouts
+from privfed.engines.faults import Loss, Step, check_losses
 from privfed.engines.secure import Lost, SecureEpoch
 from privfed.engines.sources import named_sources
 from privfed.errors import DataError, FederationError, UsageError
@@ -41,7 +41,7 @@ class LocalFederation(FederationBase):
         dropout: fraction of clients that may be lost in a round, in [0, 1). Noise is sized for it.
         max_records: most rows a client may hold; sizes the grid and the float-summation term. Public.
         records_per_client: unit "client": the weight, in records, that one client may carry at most.
-        dropouts: clients to lose on purpose, see `Dropout`.
+        losses: clients to lose on purpose, see `Loss`.
         noise_seed: for tests only: noise from a seed instead of the operating system; the ledger records it.
 
     Guarantees:
@@ -72,7 +72,7 @@ class LocalFederation(FederationBase):
         dropout: float = 0.0,
         max_records: int = 1_000_000,
         records_per_client: float = 1.0,
-        dropouts: Iterable[Dropout] = (),
+        losses: Iterable[Loss] = (),
         noise_seed: int | None = None,
     ) -> None:
         if mode not in ("secure", "trusted"):
@@ -89,7 +89,7 @@ class LocalFederation(FederationBase):
                     f"client {source.name!r} has {len(source.load())} rows: raise max_records, now {max_records}",
                     client=source.name,
                 )
-        self._dropouts = check_dropouts(dropouts, self._sources)
+        self._losses = check_losses(losses, self._sources)
         check_budget(budget)
         opened = ledger if isinstance(ledger, Ledger) else Ledger.open(_expanded(ledger), budget=budget)
         super().__init__(
@@ -160,7 +160,7 @@ class LocalFederation(FederationBase):
 
     def _lost(self, round: int) -> Lost:
         def lost(client: str, step: Step) -> bool:
-            return any(dropout.strikes(client, step, round) for dropout in self._dropouts)
+            return any(loss.strikes(client, step, round) for loss in self._losses)
 
         return lost
 

@@ -253,11 +253,11 @@ def test_clients_as_the_unit():
 
 def test_lost_clients_are_borne():
     X = blobs(2000)
-    from privfed.engines import Dropout
+    from privfed.engines import Loss
 
-    losses = [Dropout("client_3", "masked", rounds=[5]), Dropout("client_4", "unmask", rounds=[9])]
+    losses = [Loss("client_3", "masked", rounds=[5]), Loss("client_4", "unmask", rounds=[9])]
     names = {f"client_{i}": part for i, part in enumerate(np.array_split(X, 8))}
-    silos = LocalFederation(names, budget=Budget(epsilon=4.0, delta=1e-5), dropout=0.3, dropouts=losses, noise_seed=1)
+    silos = LocalFederation(names, budget=Budget(epsilon=4.0, delta=1e-5), dropout=0.3, losses=losses, noise_seed=1)
     fit = GaussianMixture(4, bounds=BOUNDS, random_state=0).fit(silos)
     assert min(release.survivors for release in fit.releases_) < 8
     assert fit.score(X) > GaussianMixture(4, random_state=0).fit(X).score(X) - 0.1

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privfed import Budget, BudgetExhausted, DataError, Dropout, FederationError, Ledger, LocalFederation, UsageError
+from privfed import Budget, BudgetExhausted, DataError, FederationError, Ledger, LocalFederation, Loss, UsageError
 from privfed.federation import Federation
 from privfed.query import Block, Query
 from privfed.statistics.moments import Count, Moments, VectorSum
@@ -41,7 +41,7 @@ def test_the_sum_is_that_of_the_survivors(n, lost, step, seed) -> None:
     clients = silos(n, seed=seed)
     lost = min(lost, n - 2)
     names = list(clients)[:lost]
-    federation = LocalFederation(clients, dropout=lost / n, dropouts=[Dropout(name, step) for name in names])
+    federation = LocalFederation(clients, dropout=lost / n, losses=[Loss(name, step) for name in names])
     release = federation.release(Moments(center=np.zeros(3), radius=100.0))
     rest = pooled({name: rows for name, rows in clients.items() if name not in names})
     assert release["count"] == pytest.approx(len(rest))
@@ -54,9 +54,7 @@ def test_the_sum_is_that_of_the_survivors(n, lost, step, seed) -> None:
 
 def test_a_client_lost_after_its_input_stays_in_the_sum() -> None:
     clients = silos(6)
-    federation = LocalFederation(
-        clients, dropout=0.34, dropouts=[Dropout("silo-1", "unmask"), Dropout("silo-4", "unmask")]
-    )
+    federation = LocalFederation(clients, dropout=0.34, losses=[Loss("silo-1", "unmask"), Loss("silo-4", "unmask")])
     release = federation.release(Count())
     assert release["count"] == pytest.approx(len(pooled(clients)))
     assert release.survivors == 6
@@ -69,7 +67,7 @@ def test_trusted_mode_gives_the_same_integers(unit) -> None:
     query = Moments(center=np.zeros(3), radius=3.0)
     releases = [
         LocalFederation(
-            silos(6), budget=budget, mode=mode, dropout=0.34, dropouts=[Dropout("silo-2", "masked")], noise_seed=7
+            silos(6), budget=budget, mode=mode, dropout=0.34, losses=[Loss("silo-2", "masked")], noise_seed=7
         ).release(query, share=0.5)
         for mode in ("secure", "trusted")
     ]
@@ -90,9 +88,9 @@ def test_noise_has_the_declared_size_and_not_another() -> None:
 
 def test_the_fewest_survivors_carry_the_target_noise() -> None:
     clients = {f"c{i}": np.zeros((1, 2000)) for i in range(10)}
-    losses = [Dropout(f"c{i}", "masked") for i in range(3)]
+    losses = [Loss(f"c{i}", "masked") for i in range(3)]
     federation = LocalFederation(
-        clients, budget=Budget(1.0, 1e-5), mode="trusted", dropout=0.3, dropouts=losses, noise_seed=2
+        clients, budget=Budget(1.0, 1e-5), mode="trusted", dropout=0.3, losses=losses, noise_seed=2
     )
     query = VectorSum(2000, 1.0)
     promised = federation.noise_std(query, 0.5)["sum"]
@@ -172,8 +170,8 @@ def test_bad_data_found_on_the_way_gives_the_charge_back() -> None:
 @pytest.mark.parametrize("mode", ["secure", "trusted"])
 @pytest.mark.parametrize(("step", "charged"), [("advertise", False), ("shares", False), ("masked", False)])
 def test_too_few_clients_fail_closed_and_give_the_charge_back(mode, step, charged) -> None:
-    losses = [Dropout(f"silo-{i}", step) for i in range(3)]
-    federation = LocalFederation(silos(6), budget=BUDGET, mode=mode, dropout=0.34, dropouts=losses)
+    losses = [Loss(f"silo-{i}", step) for i in range(3)]
+    federation = LocalFederation(silos(6), budget=BUDGET, mode=mode, dropout=0.34, losses=losses)
     with pytest.raises(FederationError, match=r"dropout=|set-up") as caught:
         federation.release(Count(), share=0.5)
     assert caught.value.charged is charged
@@ -181,8 +179,8 @@ def test_too_few_clients_fail_closed_and_give_the_charge_back(mode, step, charge
 
 
 def test_a_round_that_fails_after_the_survivors_are_named_stays_charged(tmp_path) -> None:
-    losses = [Dropout(f"silo-{i}", "unmask", rounds={1}) for i in range(5)]
-    federation = LocalFederation(silos(6), budget=BUDGET, ledger=tmp_path / "b.db", dropout=0.34, dropouts=losses)
+    losses = [Loss(f"silo-{i}", "unmask", rounds={1}) for i in range(5)]
+    federation = LocalFederation(silos(6), budget=BUDGET, ledger=tmp_path / "b.db", dropout=0.34, losses=losses)
     with pytest.raises(FederationError) as caught:
         federation.release(Count(), share=0.5)
     assert caught.value.charged
@@ -192,8 +190,8 @@ def test_a_round_that_fails_after_the_survivors_are_named_stays_charged(tmp_path
 
 
 def test_the_next_release_works_after_a_failed_one() -> None:
-    losses = [Dropout(f"silo-{i}", "masked", rounds={2}) for i in range(4)]
-    federation = LocalFederation(silos(6), dropout=0.34, dropouts=losses)
+    losses = [Loss(f"silo-{i}", "masked", rounds={2}) for i in range(4)]
+    federation = LocalFederation(silos(6), dropout=0.34, losses=losses)
     assert federation.release(Count(), rounds=5)["count"] > 0
     with pytest.raises(FederationError):
         federation.release(Count())
@@ -272,8 +270,8 @@ def test_bad_clients_are_refused_at_once(clients, match) -> None:
         ({"dropout": -0.1}, "dropout"),
         ({"dropout": 0.9}, "tolerate fewer"),
         ({"max_records": 10}, "max_records"),
-        ({"dropouts": [Dropout("nobody", "masked")]}, "nobody"),
-        ({"dropouts": [Dropout("silo-1", "lunch")]}, "lunch"),
+        ({"losses": [Loss("nobody", "masked")]}, "nobody"),
+        ({"losses": [Loss("silo-1", "lunch")]}, "lunch"),
     ],
 )
 def test_bad_options_are_refused_at_once(options, match) -> None:
@@ -362,8 +360,8 @@ def test_a_loaded_client_may_have_lost_its_last_row() -> None:
 def test_the_threshold_exceeds_the_guarded_colluders_whoever_is_lost() -> None:
     """Six of ten work with the server and two honest clients are lost in set-up: six shares must still open nothing."""
     budget = Budget(1.0, 1e-5, view="colluders(6)")
-    losses = [Dropout("silo-0", "advertise"), Dropout("silo-1", "advertise")]
-    federation = LocalFederation(silos(10), budget=budget, dropout=0.2, dropouts=losses)
+    losses = [Loss("silo-0", "advertise"), Loss("silo-1", "advertise")]
+    federation = LocalFederation(silos(10), budget=budget, dropout=0.2, losses=losses)
     assert federation.release(Count(), share=0.5).survivors == 8
     with pytest.raises(UsageError, match="at most 6 colluders"):
         LocalFederation(silos(10), budget=Budget(1.0, 1e-5, view="colluders(7)"), dropout=0.2)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import privfed
-from privfed import BudgetExhausted, DataError, Dropout, UsageError
+from privfed import BudgetExhausted, DataError, Loss, UsageError
 from privfed.pipeline import release_sum
 
 
@@ -49,7 +49,7 @@ def test_noise_is_that_of_the_budget() -> None:
 
 def test_lost_clients_are_left_out_of_the_mean() -> None:
     vectors = {"a": [1.0], "b": [2.0], "c": [30.0], "d": [6.0]}
-    mean = privfed.protected_mean(vectors, dropout=0.25, dropouts=[Dropout("c", "masked")])
+    mean = privfed.protected_mean(vectors, dropout=0.25, losses=[Loss("c", "masked")])
     np.testing.assert_allclose(mean, [3.0], atol=1e-9)
 
 
