@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test slow browser doctest coverage lint format docs docs-serve bench wheel ci clean distclean
+.PHONY: help environment demo test slow browser postgres doctest coverage lint format docs docs-serve bench wheel ci clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -39,19 +39,22 @@ demo: environment  ## twenty silos train one mixture that none of them shows; th
 	@$(BIN)/privfed demo $(ARGS)
 
 test: environment  ## the fast tests: what to run before every commit
-	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=4 -m "not slow and not browser" $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=4 -m "not slow and not browser and not postgres" $(ARGS)
 
 slow: environment  ## the tests that take minutes
-	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=4 -m "slow and not browser" $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=4 -m "slow and not browser and not postgres" $(ARGS)
 
 browser: environment  ## the report pages in a real Chromium
 	@$(BIN)/python -m pytest -m browser $(ARGS)
+
+postgres: environment  ## the ledger on a real PostgreSQL server
+	@$(BIN)/python -m pytest -m postgres $(ARGS)
 
 doctest: environment  ## the examples in the docstrings
 	@$(BIN)/python -m pytest --doctest-modules $(PACKAGES) $(ARGS)
 
 coverage: environment  ## lines and branches that the fast tests reach, as text and in htmlcov/
-	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=4 -m "not slow and not browser" \
+	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=4 -m "not slow and not browser and not postgres" \
 		--cov --cov-report=term --cov-report=html $(ARGS)
 
 lint: environment  ## ruff, mypy --strict and the layers

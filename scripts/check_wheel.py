@@ -119,7 +119,7 @@ def test_installed(wheel: Path, workplace: Path, arguments: list[str]) -> int:
     python = environment / "bin" / "python"
     constraint = ROOT / "requirements.lock"
     pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "-c", constraint)
-    run(*pip, f"{wheel}[sklearn,pandas,plot,verify]", *TEST_TOOLS, cwd=tests)
+    run(*pip, f"{wheel}[sklearn,pandas,plot,verify,postgres]", *TEST_TOOLS, cwd=tests)
     run(environment / "bin" / "privfed", "--help", cwd=tests)
     copy_tests(tests)
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTEST_ADDOPTS")}
@@ -128,7 +128,7 @@ def test_installed(wheel: Path, workplace: Path, arguments: list[str]) -> int:
     if strays:
         fail(f"the sources are still importable: {strays}")
     command = [str(python), "-m", "pytest", "-o", "pythonpath=.", "-p", "no:cacheprovider", "-q", "-n", "auto"]
-    command += ["--maxprocesses=4", "-m", "not slow and not browser", *arguments]
+    command += ["--maxprocesses=4", "-m", "not slow and not browser and not postgres", *arguments]
     return subprocess.run(command, cwd=tests, env=clean, check=False).returncode
 
 
