@@ -30,14 +30,20 @@ import numpy.typing as npt
 from privfed.errors import UsageError
 from privfed.mechanism.exact import below_exp_minus
 from privfed.mechanism.randomness import Keystream
-from privfed.mechanism.tables import CumulativeTable, cumulative_table, gaussian_weights, table_distance_bits
+from privfed.mechanism.tables import (
+    CHUNK,
+    CumulativeTable,
+    cumulative_table,
+    gaussian_weights,
+    symmetric_table,
+    table_distance_bits,
+)
 
 __all__ = ["DISTANCE_BITS", "MAX_SIGMA", "check_sigma", "discrete_gaussian", "distance_bits"]
 
 MAX_SIGMA: Final = 2.0**50
 TABLE_SIGMA: Final = 512.0  # the two constructions cost the same near 700; this table of 14 000 entries takes 8 ms
 BLOCKS_LOG2: Final = 6  # s0 >= 2^6: larger rejects less, but leaves more of the direct table undecided
-CHUNK: Final = 1 << 15  # samples at a time: most of the scratch stays in a second-level cache of 1 MiB
 
 # The distance of one sample from the exact law, in bits, at every sigma: `distance_bits(sigma) >= DISTANCE_BITS`.
 DISTANCE_BITS: Final = 112
@@ -78,7 +84,7 @@ def discrete_gaussian(sigma: float, size: int, keystream: Keystream) -> npt.NDAr
         raise UsageError(f"size is {size}, expected 0 or more")
     out = np.empty(size, dtype=np.int64)
     if sigma <= TABLE_SIGMA:
-        _fill_from_table(_table(float(sigma)), out, keystream)
+        _table(float(sigma)).sample(out, keystream)
     else:
         _fill_from_blocks(_blocks(float(sigma)), out, keystream)
     return out
@@ -128,8 +134,7 @@ class Blocks:
 
 @lru_cache(maxsize=32)
 def _table(sigma: float) -> CumulativeTable:
-    weights = gaussian_weights(Fraction(sigma))
-    return cumulative_table(weights[:0:-1] + weights, first=1 - len(weights))
+    return symmetric_table(gaussian_weights(Fraction(sigma)))
 
 
 @lru_cache(maxsize=32)
@@ -142,15 +147,6 @@ def _blocks(sigma: float) -> Blocks:
         table=cumulative_table(gaussian_weights(relative), first=0),
         slope=math.ceil(2**_ACCEPT_BITS / relative**2),
     )
-
-
-def _fill_from_table(table: CumulativeTable, out: npt.NDArray[np.int64], keystream: Keystream) -> None:
-    values = np.empty(min(CHUNK, len(out)), dtype=np.int16)
-    digits = np.empty(len(values), dtype=np.uint16)
-    for start in range(0, len(out), CHUNK):
-        piece = out[start : start + CHUNK]
-        table.sample_into(values[: len(piece)], digits[: len(piece)], keystream)
-        piece[:] = values[: len(piece)]
 
 
 def _fill_from_blocks(blocks: Blocks, out: npt.NDArray[np.int64], keystream: Keystream) -> None:

@@ -22,6 +22,7 @@ __all__ = ["Keystream", "RandomnessError"]
 
 KEY_BYTES: Final = 32
 SEED_LABEL: Final = b"privfed seeded keystream v1"
+DERIVED_LABEL: Final = b"privfed derived keystream v1"
 
 # Zeros to encrypt, shared by all streams. 64 KiB keeps source and target inside a second-level cache; larger pieces
 # gain nothing (0.13 ns a byte from 64 KiB to 1 MiB on Zen 4).
@@ -46,12 +47,14 @@ if hasattr(os, "register_at_fork"):
 class Keystream:
     """A stream of secret random bytes for noise, keyed by the operating system.
 
-    `Keystream()` draws a fresh 256-bit key from `os.urandom`. `Keystream.seeded(seed)` is reproducible, for tests and
-    examples only, and says so: its `source` is "seeded", which plans and ledgers record.
+    `Keystream()` draws a fresh 256-bit key from `os.urandom`. `Keystream.derived(seed, purpose=...)` expands a 256-bit
+    seed that the protocol holds: a secret one for noise that must be made a second time, a public one for choices
+    that everybody must make alike. `Keystream.seeded(seed)` is reproducible, for tests and examples only, and says
+    so: its `source` is "seeded", which plans and ledgers record.
 
     Guarantees:
         No byte is handed out twice: reads are serialised by a lock, and nothing is buffered between reads.
-        A child of `fork` never repeats its parent's bytes: an OS stream draws a new key there, a seeded one refuses.
+        A child of `fork` never repeats its parent's bytes: an OS stream draws a new key there, the others refuse.
         The key is not in `repr`, and a stream can be neither copied nor pickled (a copy would repeat the bytes).
 
     >>> stream = Keystream.seeded(b"an example")
@@ -64,7 +67,7 @@ class Keystream:
     __slots__ = ("_cipher", "_forks", "_lock", "_pid", "_source")
 
     _cipher: CipherContext
-    _source: Literal["os", "seeded"]
+    _source: Literal["os", "derived", "seeded"]
 
     def __init__(self) -> None:
         self._source = "os"
@@ -84,9 +87,33 @@ class Keystream:
         stream._key(hashlib.sha256(SEED_LABEL + bytes(seed)).digest())
         return stream
 
+    @classmethod
+    def derived(cls, seed: bytes, *, purpose: bytes) -> Keystream:
+        """The stream that a 256-bit seed stands for, the same wherever and whenever it is made.
+
+        Args:
+            seed: 32 bytes from the operating system's generator or a hash chain over such; secret where the bytes are
+                noise, public where they are a choice that all parties share (a rotation, a sample of coordinates).
+            purpose: what the bytes are for; streams of different purposes are unrelated.
+
+        The key is SHA-256(label, length of purpose, purpose, seed). The bytes are those of the stream cipher, hence the
+        same on every machine; integers wider than a byte are read in native order.
+
+        Raises:
+            UsageError: the seed is not 32 bytes.
+        """
+        if not isinstance(seed, (bytes, bytearray, memoryview)) or len(seed) != KEY_BYTES:
+            found = f"{len(seed)} bytes" if isinstance(seed, (bytes, bytearray, memoryview)) else type(seed).__name__
+            raise UsageError(f"the seed of a derived keystream is {found}, expected {KEY_BYTES} bytes")
+        stream = cls.__new__(cls)
+        stream._source = "derived"
+        prefix = DERIVED_LABEL + len(purpose).to_bytes(4, "big")
+        stream._key(hashlib.sha256(prefix + purpose + bytes(seed)).digest())
+        return stream
+
     @property
-    def source(self) -> Literal["os", "seeded"]:
-        """Where the key came from: "os", or "seeded" (tests and examples)."""
+    def source(self) -> Literal["os", "derived", "seeded"]:
+        """Where the key came from: "os", "derived" (a seed of the protocol's), or "seeded" (tests and examples)."""
         return self._source
 
     def fill(self, array: npt.NDArray[Any]) -> None:
@@ -150,9 +177,9 @@ class Keystream:
                 self._cipher.update_into(_ZEROS[: len(piece)], piece)
 
     def _after_fork(self) -> None:
-        if self._source == "seeded":
+        if self._source != "os":
             raise RandomnessError(
-                "a seeded keystream was made before fork() and would repeat its parent's bytes; "
+                f"a {self._source} keystream was made before fork() and would repeat its parent's bytes; "
                 "make one in each process, with a seed of its own"
             )
         self._key(os.urandom(KEY_BYTES))

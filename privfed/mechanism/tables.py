@@ -14,13 +14,21 @@ import numpy.typing as npt
 from privfed.mechanism.exact import exp_minus
 from privfed.mechanism.randomness import Keystream
 
-__all__ = ["CumulativeTable", "cumulative_table", "gaussian_weights", "table_distance_bits"]
+__all__ = [
+    "CumulativeTable",
+    "cumulative_table",
+    "gaussian_weights",
+    "skellam_weights",
+    "symmetric_table",
+    "table_distance_bits",
+]
 
 TABLE_BITS: Final = 128
 WEIGHT_BITS: Final = 256  # of the unnormalised weights; 128 would do but for the accumulated rounding
 TAIL_BITS: Final = 140  # weights below 2^-140 are left out: 12 bits below the table's own grain
 DIRECT_BITS: Final = 16  # a 2^16-entry int16 table is 128 KiB and stays in a second-level cache
 UNDECIDED: Final = np.iinfo(np.int16).min
+CHUNK: Final = 1 << 15  # samples at a time: most of the scratch stays in a second-level cache of 1 MiB
 
 _WORD_MASK: Final = (1 << 64) - 1
 _SHIFT_DIRECT: Final = np.uint64(64 - DIRECT_BITS)
@@ -50,6 +58,15 @@ class CumulativeTable:
     def entries(self) -> int:
         """Number of values of the law."""
         return len(self.high) + 1
+
+    def sample(self, out: npt.NDArray[np.int64], keystream: Keystream) -> None:
+        """Fill `out` with independent samples, a piece at a time."""
+        values = np.empty(min(CHUNK, len(out)), dtype=np.int16)
+        digits = np.empty(len(values), dtype=np.uint16)
+        for start in range(0, len(out), CHUNK):
+            piece = out[start : start + CHUNK]
+            self.sample_into(values[: len(piece)], digits[: len(piece)], keystream)
+            piece[:] = values[: len(piece)]
 
     def sample_into(self, out: npt.NDArray[np.int16], digits: npt.NDArray[np.uint16], keystream: Keystream) -> None:
         """Fill `out` with independent samples; `digits` is scratch of the same length."""
@@ -91,6 +108,36 @@ def gaussian_weights(sigma: Fraction) -> list[int]:
     return weights
 
 
+def skellam_weights(variance: Fraction) -> list[int]:
+    """2^256 I_x(v) / I_0(v) for x = 0, 1, 2, ... until it falls below 2^116 (2^-140 of the first), v = `variance`.
+
+    The ratios r_x = I_{x+1}/I_x lie in (0, 1) and obey r_{x-1} = 1 / (2x/v + r_x) (DLMF 10.29.1). The recurrence is
+    run downwards on a lower and an upper bound at once, each rounded outwards, from the certain bounds 0 and 1 at an x
+    so far out (20 standard deviations) that a step, which shrinks their distance by about r_x^2 and adds 2 units, has
+    brought it below 2^15 units of 2^-256 where the weights begin. As all factors are at most 1, absolute errors only
+    add: w_x is off by at most x (2^15 + 1) units, below 2^-226 for the 2^13 entries that a side may have.
+    """
+    one, least = 1 << WEIGHT_BITS, 1 << (WEIGHT_BITS - TAIL_BITS)
+    reach = 20 * math.isqrt(math.ceil(variance)) + 220
+    step = (2 * variance.denominator << WEIGHT_BITS) // variance.numerator
+    ratios, lower, upper = [0] * reach, 0, one
+    for x in range(reach, 0, -1):
+        lower, upper = one * one // (x * (step + 1) + upper), min(one, -(-one * one // max(x * step + lower, 1)))
+        ratios[x - 1] = lower
+    weights = [one]
+    for ratio in ratios:
+        weight = (weights[-1] * ratio) >> WEIGHT_BITS
+        if weight < least:
+            break
+        weights.append(weight)
+    return weights
+
+
+def symmetric_table(weights: list[int]) -> CumulativeTable:
+    """The table over both signs of a law whose value x and its negative both weigh `weights[abs(x)]`."""
+    return cumulative_table(weights[:0:-1] + weights, first=1 - len(weights))
+
+
 def cumulative_table(weights: list[int], *, first: int) -> CumulativeTable:
     """The table of the law that gives `first + i` a probability proportional to `weights[i]`.
 
@@ -109,7 +156,8 @@ def table_distance_bits(entries: int) -> float:
     """-log2 of a bound on the total variation distance of a table of `entries` values to the law it stands for.
 
     The boundaries contribute entries * 2^-129 (`cumulative_table`), the weights' own rounding less than
-    entries^3 * 2^-254 and the tail left out less than 2^-138 (`gaussian_weights`): together below entries * 2^-128.
+    entries * 2^-226 and the tail left out less than 2^-138 (`gaussian_weights`, `skellam_weights`): together below
+    entries * 2^-128.
     """
     return TABLE_BITS - math.log2(entries)
 
