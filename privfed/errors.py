@@ -6,7 +6,10 @@ failed closed) and `privfed_accounting.AccountingError` (the budget is spent, a 
 
 from __future__ import annotations
 
-__all__ = ["DataError", "FederationError", "PrivfedError", "UsageError"]
+import math
+import operator
+
+__all__ = ["DataError", "FederationError", "PrivfedError", "UsageError", "checked_integer", "checked_number"]
 
 
 class PrivfedError(Exception):
@@ -39,3 +42,40 @@ class FederationError(PrivfedError, RuntimeError):
     def __init__(self, message: str, *, charged: bool = False) -> None:
         super().__init__(message)
         self.charged = charged
+
+
+def checked_integer(name: str, value: object, *, least: int, most: int | None = None) -> int:
+    """Return `value` as an int: Python's or numpy's, no boolean, no float.
+
+    Raises:
+        UsageError: of another kind, or out of range.
+
+    >>> checked_integer("rounds", 3, least=1)
+    3
+    """
+    limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # what has no index raises
+    except TypeError:
+        number = None
+    flag = isinstance(value, bool) or type(value).__name__ == "bool"  # numpy's, too
+    if number is None or flag or number < least or (most is not None and number > most):
+        raise UsageError(f"{name} is {value!r}, expected an integer {limits}")
+    return number
+
+
+def checked_number(name: str, value: object, *, what: str = "a finite number above 0") -> float:
+    """Return `value` as a finite float above 0: Python's or numpy's, no boolean, no text.
+
+    Raises:
+        UsageError: saying that `what` was expected.
+
+    >>> checked_number("clip", 2)
+    2.0
+    """
+    real = isinstance(value, int | float) or getattr(getattr(value, "dtype", None), "kind", "") in ("f", "i", "u")
+    if real and not isinstance(value, bool) and getattr(value, "ndim", 0) == 0:
+        number = float(value)  # type: ignore[arg-type]  # a number
+        if math.isfinite(number) and number > 0:
+            return number
+    raise UsageError(f"{name} is {value!r}, expected {what}")

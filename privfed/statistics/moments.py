@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from privfed.errors import UsageError
+from privfed.errors import UsageError, checked_integer, checked_number
 from privfed.federation.release import Release
 from privfed.mechanism.clip import clip_rows
 from privfed.mechanism.sensitivity import chunked_sum
@@ -71,12 +71,9 @@ class VectorSum(Query):
     clip: float
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.dimension, int | np.integer) and self.dimension >= 1):
-            raise UsageError(f"dimension is {self.dimension!r}, expected an integer of at least 1")
-        if not (isinstance(self.clip, int | float | np.number) and math.isfinite(self.clip) and self.clip > 0):
-            raise UsageError(f"clip is {self.clip!r}, expected a finite number above 0, in the units of the data")
-        object.__setattr__(self, "dimension", int(self.dimension))
-        object.__setattr__(self, "clip", float(self.clip))
+        object.__setattr__(self, "dimension", checked_integer("dimension", self.dimension, least=1))
+        unit = "a finite number above 0, in the units of the data"
+        object.__setattr__(self, "clip", checked_number("clip", self.clip, what=unit))
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -118,9 +115,7 @@ class Moments(Query):
         require_moderate("center", center)
         if center.ndim != 1 or center.size < 1:
             raise UsageError(f"center has shape {center.shape}, expected a vector (d,)")
-        if not (isinstance(self.radius, int | float | np.number) and math.isfinite(self.radius) and self.radius > 0):
-            raise UsageError(f"radius is {self.radius!r}, expected a finite number above 0")
-        object.__setattr__(self, "radius", float(self.radius))
+        object.__setattr__(self, "radius", checked_number("radius", self.radius))
         if self.second not in ("full", "trace", "none"):
             raise UsageError(f"second is {self.second!r}, expected 'full', 'trace' or 'none'")
         object.__setattr__(self, "center", center)
