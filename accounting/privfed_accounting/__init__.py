@@ -37,10 +37,12 @@ if TYPE_CHECKING:
     from privfed_accounting.gaussian import gaussian_mu as gaussian_mu
     from privfed_accounting.gaussian import log_gaussian_delta as log_gaussian_delta
     from privfed_accounting.ledger import Ledger as Ledger
+    from privfed_accounting.rdp import rdp_epsilon as rdp_epsilon
     from privfed_accounting.records import NoteRecord as NoteRecord
     from privfed_accounting.records import RoundRecord as RoundRecord
     from privfed_accounting.reporting import report_data as report_data
     from privfed_accounting.round_plan import RoundPlan as RoundPlan
+    from privfed_accounting.sampling import Sampling as Sampling
     from privfed_accounting.verification import Verification as Verification
     from privfed_accounting.verification import verify as verify
     from privfed_accounting.views import View as View
@@ -55,8 +57,10 @@ _MODULES = {
     "gaussian": "gaussian_delta gaussian_epsilon gaussian_mu log_gaussian_delta",
     "ledger": "Ledger",
     "records": "NoteRecord RoundRecord",
+    "rdp": "rdp_epsilon",
     "reporting": "report_data",
     "round_plan": "RoundPlan",
+    "sampling": "Sampling",
     "verification": "Verification verify",
     "views": "View standard_views",
 }

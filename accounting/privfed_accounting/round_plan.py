@@ -5,27 +5,35 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from privfed_accounting.budget import RELATION, Unit
 from privfed_accounting.charge import Charge
 from privfed_accounting.errors import ParameterError
 from privfed_accounting.fine_grid import DEFAULT_SAMPLER_DISTANCE, LEAST_SHARE_SIGMA, fine_grid_charge
+from privfed_accounting.sampling import Sampling
 from privfed_accounting.views import View
 
-Mechanism = Literal["discrete_gaussian", "none"]
-Protection = Literal["secure_aggregation", "trusted"]
+Mechanism = Literal["discrete_gaussian", "skellam", "none"]
+Protection = Literal["secure_aggregation", "trusted", "local", "central"]
+DropOuts = Literal["provision", "exact"]
 NoiseSource = Literal["os", "seeded"]
+
+# Below this the sum is unchanged by the noise in every second coordinate, and no bound on it means anything.
+LEAST_SKELLAM_VARIANCE = 1.0
 
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 _CHOICES = {
-    "mechanism": ("discrete_gaussian", "none"),
-    "protection": ("secure_aggregation", "trusted"),
+    "mechanism": ("discrete_gaussian", "skellam", "none"),
+    "protection": ("secure_aggregation", "trusted", "local", "central"),
+    "drop_outs": ("provision", "exact"),
     "unit": ("record", "client"),
     "relation": (RELATION,),
     "noise_source": ("os", "seeded"),
 }
+# Fields later than schema version 1; left out of the written form at these values, which mean what version 1 meant.
+_LATER: dict[str, Any] = {"l1_sensitivity": 0.0, "drop_outs": "provision", "sampling": Sampling.none()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +44,29 @@ class RoundPlan:
         run: name of the run it belongs to.
         purpose: what for, in words.
         query: what is summed, in words or by kind.
-        mechanism: "discrete_gaussian", or "none" (no noise: costs infinity, refused against a budget).
-        protection: "secure_aggregation", or "trusted" (the operator sees every vector: experiments only, marked).
+        mechanism: "discrete_gaussian" (fine grid), "skellam" (coarse grid), or "none" (no noise: costs infinity,
+            refused against a budget).
+        protection: "secure_aggregation"; "trusted" (the same noise, but the operator sees every vector: experiments
+            only, marked, and its epsilons hold for others); "local" (no masks: every vector carries enough noise for
+            itself); "central" (the operator sees everything and adds one noise share to the sum).
         unit, relation: whose presence is hidden, and "add/remove".
         l2_sensitivity: how far one unit moves the integer vector, L2, in grid steps (the D2 of the papers).
         dimension: coordinates of the vector.
         scale: grid steps per natural unit of the encoded vector.
         bits: width of the ring.
-        share_sigma: standard deviation parameter of each client's noise share, in grid steps; 0 without noise.
+        share_sigma: standard deviation parameter of each client's noise share, in grid steps (of the operator's one
+            share if central; for skellam the root of its variance); 0 without noise. With drop_outs "exact": the root
+            of the sum's variance over guaranteed_shares.
         planned_shares: clients that start.
         guaranteed_shares: fewest survivors the plan allows; the budget is charged for these.
         noise_source: "os", or "seeded" (tests and demonstrations only: no privacy against who knows the seed; marked).
         plan_digest, query_digest: lower-case hexadecimal.
         software: name and version of what runs the round.
-        sampler_distance: total variation distance of one drawn number from the discrete Gaussian; 2^-100 unless said.
+        sampler_distance: total variation distance of one drawn number from what it should be; 2^-100 unless said.
+        l1_sensitivity: how far one unit moves the integer vector, L1, in grid steps; needed by skellam, else unused.
+        drop_outs: "provision" (every share is sized for the fewest survivors; more of them mean more noise), or "exact"
+            (surplus components are removed, so that the sum carries guaranteed_shares * share_sigma^2 whoever dropped).
+        sampling: how the units of this round were chosen.
     """
 
     run: str
@@ -71,6 +88,9 @@ class RoundPlan:
     query_digest: str = ""
     software: str = ""
     sampler_distance: float = DEFAULT_SAMPLER_DISTANCE
+    l1_sensitivity: float = 0.0
+    drop_outs: DropOuts = "provision"
+    sampling: Sampling = field(default_factory=Sampling.none)
 
     def __post_init__(self) -> None:
         for name in ("run", "purpose", "query", "software"):
@@ -93,8 +113,9 @@ class RoundPlan:
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        least_sigma = LEAST_SHARE_SIGMA if self.private else 0.0
-        limits = {"scale": 0.0, "l2_sensitivity": 0.0, "share_sigma": least_sigma, "sampler_distance": 0.0}
+        least_sigma = LEAST_SHARE_SIGMA if self.mechanism == "discrete_gaussian" else 0.0
+        limits = {"scale": 0.0, "l2_sensitivity": 0.0, "l1_sensitivity": 0.0}
+        limits |= {"share_sigma": least_sigma, "sampler_distance": 0.0}
         for name, least in limits.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
@@ -106,11 +127,39 @@ class RoundPlan:
             raise ParameterError("l2_sensitivity of a round is 0: a query that no unit can move needs no round")
         if not self.private and self.share_sigma != 0.0:
             raise ParameterError(f"share_sigma is {self.share_sigma!r} although the mechanism is 'none', expected 0")
+        if not isinstance(self.sampling, Sampling):
+            raise ParameterError(f"sampling of a round is {self.sampling!r}, expected a Sampling")
+        if self.drop_outs == "exact" and self.protection in ("local", "central"):
+            raise ParameterError(
+                f"exact drop-outs under {self.protection!r} protection make no sense: nothing is shared there that "
+                "could drop out; use drop_outs='provision'"
+            )
+        if self.mechanism == "skellam":
+            self._check_skellam()
+
+    def _check_skellam(self) -> None:
+        least, most = self.l2_sensitivity, self.l2_sensitivity * math.sqrt(self.dimension)
+        if not least * (1.0 - 1e-12) <= self.l1_sensitivity <= most * (1.0 + 1e-12):
+            raise ParameterError(
+                f"l1_sensitivity of a skellam round is {self.l1_sensitivity!r}, expected between the L2 sensitivity "
+                f"{least!r} and its {most!r} for dimension {self.dimension}: Skellam noise is accounted with both"
+            )
+        variance = self.share_sigma**2 * (1 if self.protection in ("local", "central") else self.guaranteed_shares)
+        if variance < LEAST_SKELLAM_VARIANCE:
+            raise ParameterError(
+                f"the sum's Skellam noise has variance {variance!r} grid steps^2, expected at least "
+                f"{LEAST_SKELLAM_VARIANCE:g} for a bound that means anything: raise the encoding scale and the bits"
+            )
 
     @property
     def private(self) -> bool:
         """Whether noise is added at all."""
         return self.mechanism != "none"
+
+    @property
+    def _beyond_version_1(self) -> bool:
+        plain = self.mechanism == "discrete_gaussian" and self.protection in ("secure_aggregation", "trusted")
+        return not plain or self.drop_outs != "provision" or self.sampling.kind != "none"
 
     @property
     def noise_multiplier(self) -> float:
@@ -126,6 +175,8 @@ class RoundPlan:
         shares = View.parse(view).noise_shares(self.guaranteed_shares if survivors is None else survivors)
         if not self.private:
             return Charge.non_private()
+        if self._beyond_version_1:
+            raise ParameterError("rounds of this kind are not accounted for yet")
         return fine_grid_charge(
             l2_sensitivity=self.l2_sensitivity,
             dimension=self.dimension,
@@ -135,15 +186,22 @@ class RoundPlan:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Fields by name, fit for JSON."""
-        return dataclasses.asdict(self)
+        """Fields by name, fit for JSON; those later than schema version 1 only where they say something."""
+        fields = dataclasses.asdict(self)
+        for name, meaning in _LATER.items():
+            if getattr(self, name) == meaning:
+                del fields[name]
+        return fields
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Read back what `as_dict` gave; an unknown or missing field is a ParameterError."""
-        expected = {field.name for field in dataclasses.fields(cls)}
-        if set(fields) != expected:
-            raise ParameterError(f"fields of a round differ from this schema's: {sorted(set(fields) ^ expected)}")
+        known = {field.name for field in dataclasses.fields(cls)}
+        wrong = (set(fields) - known) | (known - set(fields) - set(_LATER))
+        if wrong:
+            raise ParameterError(f"fields of a round differ from this schema's: {sorted(wrong)}")
+        if "sampling" in fields:
+            fields = {**fields, "sampling": Sampling.from_dict(fields["sampling"])}
         return cls(**fields)
 
 

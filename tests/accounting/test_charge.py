@@ -55,7 +55,11 @@ def test_epsilon_and_delta_are_safe_inverses(charges: list[Charge], delta: float
     epsilon = total.epsilon(delta)
     assert total.delta(epsilon) <= delta * (1 + 1e-12)
     assert total.delta(math.inf) == 0.0
-    again = second_route.total_epsilon([second_route.Cost(*(vars(charge).values())) for charge in charges], delta)
+    costs = [
+        second_route.Cost(charge.mu2, charge.epsilon_slack, charge.delta_tail, charge.sampler_distance)
+        for charge in charges
+    ]
+    again = second_route.total_epsilon(costs, delta)
     assert epsilon == pytest.approx(again, rel=1e-9, abs=1e-9)
 
 

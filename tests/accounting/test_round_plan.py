@@ -45,7 +45,7 @@ def test_unknown_or_missing_fields_are_refused() -> None:
     ("changes", "message"),
     [
         ({"run": 3}, "run of a round"),
-        ({"mechanism": "laplace"}, "discrete_gaussian, none"),
+        ({"mechanism": "laplace"}, "discrete_gaussian, skellam, none"),
         ({"protection": "hope"}, "protection"),
         ({"unit": "row"}, "unit"),
         ({"relation": "replace"}, "relation"),
