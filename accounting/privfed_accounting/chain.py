@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from privfed_accounting.canonical import canonical_json, digest, parse
 from privfed_accounting.errors import CorruptLedger
 
-KINDS: Final = ("open", "reserve", "settle", "void", "note")
+KINDS: Final = ("open", "reserve", "settle", "void", "note", "checkpoint", "migrate")
 GENESIS: Final = "0" * 64
 _KEYS: Final = {"seq", "kind", "time", "previous", "body"}
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -36,7 +36,7 @@ class Entry:
 
     Attributes:
         seq: number, 1 for the first.
-        kind: open | reserve | settle | void | note.
+        kind: open | reserve | settle | void | note | checkpoint | migrate.
         time: UTC, as "2025-01-31T12:00:00.000000Z".
         previous: digest of the entry before, 64 zeros for the first.
         body: what the kind records.
@@ -89,7 +89,7 @@ def _read_row(row: Row, after: str) -> Entry:
         text, intact = "", False
     if not intact:
         raise CorruptLedger(f"entry {seq} was edited, its content has another digest: restore a backup", entry=seq)
-    entry = _parse(seq, text)
+    entry = parse_entry(seq, text)
     if entry.seq != seq or entry.kind != row.kind:
         raise CorruptLedger(
             f"entry {seq} is stored as {row.kind} number {seq} and calls itself {entry.kind} number {entry.seq!r}, "
@@ -105,7 +105,7 @@ def _read_row(row: Row, after: str) -> Entry:
     return entry
 
 
-def _parse(seq: int, text: str) -> Entry:
+def parse_entry(seq: int, text: str) -> Entry:
     """Read an entry's text; digest and place in the chain are the caller's to check."""
     try:
         fields = parse(text)

@@ -1,4 +1,4 @@
-"""The ledger's file: one append-only SQLite table through SQLAlchemy Core, and its errors in plain words.
+"""The ledger as a file: one append-only SQLite table through SQLAlchemy Core, and its errors in plain words.
 
 WAL with synchronous FULL: a commit is on disk before it is reported. Writers take the lock at the start of their
 transaction (BEGIN IMMEDIATE), so that reading the total, checking it and appending is one step for all processes.
@@ -27,22 +27,12 @@ from privfed_accounting.errors import (
     LedgerFull,
     LedgerReadOnly,
     LedgerUnreadable,
-    LedgerVersionError,
     NotALedger,
 )
+from privfed_accounting.storage import ENTRIES, SCHEMA_VERSION, Storage, metadata
 
-SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x70666C31  # "pfl1" in SQLite's header: tells our files from other programs'
 
-metadata: Final = sa.MetaData()
-ENTRIES: Final = sa.Table(
-    "entries",
-    metadata,
-    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("entry", sa.Text, nullable=False),
-    sa.Column("digest", sa.Text, nullable=False, unique=True),
-)
 _TRIGGERS: Final = {
     f"entries_no_{verb.lower()}": f"CREATE TRIGGER entries_no_{verb.lower()} BEFORE {verb} ON entries "
     "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
@@ -52,7 +42,7 @@ _DAMAGE: Final = (0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLIT
 _ORPHANS: Final[list[object]] = []  # engines inherited over a fork: never used, never closed (SQLite forbids both)
 
 
-class Database:
+class Database(Storage):
     """One SQLite file (or memory), opened by one process; safe to share between threads.
 
     Args:
@@ -63,6 +53,7 @@ class Database:
 
     def __init__(self, path: Path | None, *, read_only: bool = False, timeout: float = 10.0) -> None:
         self.path = path
+        self.location = None if path is None else str(path)
         self.read_only = read_only
         self._timeout = timeout
         self._lock = threading.RLock()
@@ -136,7 +127,7 @@ class Database:
             version = _ask(connection, "PRAGMA user_version")
             tables = _ask(connection, "SELECT count(*) FROM sqlite_master")
             if application == APPLICATION_ID and tables:
-                _check_version(version, self.path)
+                self.check_version(int(version))
                 self._remember_file()
                 return True
             if tables or application or version:
@@ -156,7 +147,11 @@ class Database:
         for trigger in _TRIGGERS.values():
             connection.exec_driver_sql(trigger)
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self.set_version(connection, SCHEMA_VERSION)
+
+    def set_version(self, connection: sa.Connection, version: int) -> None:
+        """Record a schema version in the file's header, inside the caller's transaction."""
+        connection.exec_driver_sql(f"PRAGMA user_version = {int(version)}")
 
     def has_schema(self, connection: sa.Connection) -> bool:
         """Whether the table is there, asked inside the caller's transaction."""
@@ -284,14 +279,6 @@ def _read_only(name: str) -> LedgerReadOnly:
 def _ask(connection: sqlite3.Connection, statement: str) -> Any:
     row: tuple[Any, ...] = connection.execute(statement).fetchone()
     return row[0]
-
-
-def _check_version(version: int, path: Path | None) -> None:
-    if version != SCHEMA_VERSION:
-        raise LedgerVersionError(
-            f"ledger {path} has schema version {version}, this software knows {SCHEMA_VERSION}: "
-            "use the version of privfed that wrote it, or a newer one"
-        )
 
 
 def _primary_code(error: BaseException | None) -> int:

@@ -65,6 +65,10 @@ class LedgerUnreadable(LedgerError):  # noqa: N818
     """The ledger's file cannot be opened or read at all."""
 
 
+class LedgerUnreachable(LedgerUnreadable):
+    """The ledger's server does not answer, does not let us in, or went away; or the driver for it is not installed."""
+
+
 class CorruptLedger(LedgerError):  # noqa: N818
     """The ledger's content is not what this software wrote.
 
@@ -75,3 +79,15 @@ class CorruptLedger(LedgerError):  # noqa: N818
     def __init__(self, message: str, *, entry: int | None = None) -> None:
         super().__init__(message)
         self.entry = entry
+
+
+class GuardRefused(AccountingError):  # noqa: N818
+    """A client's own policy forbids the round, whatever the server says; nothing was computed and nothing charged.
+
+    Attributes:
+        rule: name of the policy's field that forbids it, or "round" for a message that is no round at all.
+    """
+
+    def __init__(self, message: str, *, rule: str) -> None:
+        super().__init__(message)
+        self.rule = rule

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import random
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
 from privfed_accounting.budget import Budget
 from privfed_accounting.chain import Entry, read_chain
-from privfed_accounting.database import ENTRIES, Database
-from privfed_accounting.errors import CorruptLedger, ParameterError
+from privfed_accounting.errors import CorruptLedger, LedgerBusy, ParameterError
 from privfed_accounting.records import FORMAT, Book, budget_to_dict
+from privfed_accounting.storage import ENTRIES, SCHEMA_VERSION, Conflict, Storage, open_storage
 
 Clock = Callable[[], datetime.datetime]
+Result = TypeVar("Result")
+
+# Writers queue for a lock, so that a conflict is rare; eight coordinators without any lock needed three tries at most.
+ATTEMPTS: Final = 12
 
 
 def utc_now() -> datetime.datetime:
@@ -29,6 +35,7 @@ def opening(budget: Budget | None) -> dict[str, Any]:
     """Body of a new ledger's first entry."""
     return {
         "format": FORMAT,
+        "schema": SCHEMA_VERSION,
         "ledger": secrets.token_hex(16),
         "budget": None if budget is None else budget_to_dict(budget),
         "allowance": None if budget is None else dataclasses.asdict(budget.allowance()),
@@ -43,9 +50,9 @@ def append(connection: sa.Connection, book: Book, kind: str, body: dict[str, Any
     return entry
 
 
-def read_ledger(path: Path, *, timeout: float = 10.0) -> tuple[Database, Book]:
+def read_ledger(location: str | Path, *, timeout: float = 10.0) -> tuple[Storage, Book]:
     """Open an existing ledger for reading and replay it; raises the errors of `Ledger.open`."""
-    database, book = Database(path, read_only=True, timeout=timeout), Book()
+    database, book = open_storage(location, read_only=True, timeout=timeout), Book()
     try:
         database.prepare()
         catch_up(database, book)
@@ -55,13 +62,34 @@ def read_ledger(path: Path, *, timeout: float = 10.0) -> tuple[Database, Book]:
     return database, book
 
 
-def catch_up(database: Database, book: Book) -> None:
+def catch_up(database: Storage, book: Book) -> None:
     """Bring a book up to its database."""
-    with database.transaction() as connection:
-        read_new(database, connection, book)
+
+    def read() -> None:
+        with database.transaction() as connection:
+            read_new(database, connection, book)
+
+    again_on_conflict(read)
 
 
-def read_new(database: Database, connection: sa.Connection, book: Book) -> None:
+def again_on_conflict(work: Callable[[], Result]) -> Result:
+    """Run a transaction, and again if it lost against another one, a bounded number of times.
+
+    Raises:
+        LedgerBusy: it lost every time; nothing was written.
+    """
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            # Apart in time, so that the same two do not meet again.
+            time.sleep(random.uniform(0.0, 0.002) * 2**attempt)  # noqa: S311 - a pause, not a secret
+        try:
+            return work()
+        except Conflict as error:
+            conflict = error
+    raise LedgerBusy(f"{conflict} (it failed {ATTEMPTS} times)") from conflict
+
+
+def read_new(database: Storage, connection: sa.Connection, book: Book) -> None:
     """Read entries after the last one known, and check that the last one known is still there.
 
     Raises:

@@ -18,7 +18,6 @@ from privfed_accounting.budget import Budget, leak
 from privfed_accounting.canonical import checked_facts
 from privfed_accounting.chain import Entry
 from privfed_accounting.charge import Charge, Total
-from privfed_accounting.database import Database
 from privfed_accounting.errors import (
     BudgetExhausted,
     BudgetMismatch,
@@ -26,11 +25,23 @@ from privfed_accounting.errors import (
     LedgerError,
     LedgerReadOnly,
     LedgerUnreadable,
+    NotALedger,
     ParameterError,
 )
-from privfed_accounting.journal import Clock, append, catch_up, opening, read_ledger, read_new, utc_now
-from privfed_accounting.records import Book, NoteRecord, RoundRecord, charge_to_dict
+from privfed_accounting.journal import (
+    Clock,
+    again_on_conflict,
+    append,
+    catch_up,
+    opening,
+    read_ledger,
+    read_new,
+    utc_now,
+)
+from privfed_accounting.records import Book, CheckpointRecord, NoteRecord, RoundRecord, charge_to_dict
 from privfed_accounting.round_plan import RoundPlan
+from privfed_accounting.signing import Head, HeadSignature, Signer, sign_head
+from privfed_accounting.storage import SCHEMA_VERSION, Storage, file_of, is_url, open_storage
 from privfed_accounting.views import View
 
 
@@ -39,7 +50,7 @@ def _no_step(name: str) -> None:
 
 
 class Ledger:
-    """One budget's ledger; make it with `Ledger.open`. Safe to share between threads and, as a file, between processes.
+    """One budget's ledger; make it with `Ledger.open`. Safe to share between threads and processes, on a file or server.
 
     Guarantees:
         A round is charged, and the charge is on disk, before `reserve` returns. A refused round leaves the ledger as it
@@ -48,7 +59,14 @@ class Ledger:
     """
 
     def __init__(
-        self, database: Database, book: Book, *, writable: bool, clock: Clock, on_step: Callable[[str], None]
+        self,
+        database: Storage,
+        book: Book,
+        *,
+        writable: bool,
+        clock: Clock,
+        on_step: Callable[[str], None],
+        signer: Signer | None = None,
     ) -> None:
         self._lock = threading.RLock()
         self._database = database
@@ -56,6 +74,7 @@ class Ledger:
         self._writable = writable
         self._clock = clock
         self._step = on_step
+        self._signer = signer
         self._reserved_here: set[int] = set()
         self._closed = False
         # A ledger that is dropped, or still open at exit, leaves one whole file behind.
@@ -68,57 +87,65 @@ class Ledger:
         *,
         budget: Budget | None,
         timeout: float = 10.0,
+        signer: Signer | None = None,
         clock: Clock | None = None,
         on_step: Callable[[str], None] = _no_step,
     ) -> Self:
         """Open a ledger, or make a new one.
 
         Args:
-            path: file, made if missing (its directory must exist); None for a ledger in memory.
+            path: file, made if missing (its directory must exist); or the SQLAlchemy URL of a PostgreSQL database
+                (`postgresql://user@host/database`, password in ~/.pgpass or PGPASSWORD) that several coordinators share,
+                or `sqlite:///path`; None for a ledger in memory.
             budget: for a new ledger, what may be spent. For an existing one the same budget again, to go on spending
                 out of it. None reads an existing ledger with a budget, and makes or continues one without any DP.
-            timeout: seconds to wait for another process's lock.
+            timeout: seconds to wait for another process's lock, and for a server to answer.
+            signer: Ed25519 private key; the ledger's head is then signed after every settlement (`checkpoint`).
             clock: gives the time of an entry, for tests; must be time-zone aware.
             on_step: called with a name between any two steps of a write, for tests.
 
         Raises:
             BudgetMismatch: the ledger has another budget.
-            CorruptLedger, NotALedger, LedgerVersionError, LedgerReadOnly, LedgerUnreadable, LedgerBusy, LedgerFull:
+            LedgerVersionError: it is of an older schema and to be written (migrate it), or of a newer one.
+            CorruptLedger, NotALedger, LedgerReadOnly, LedgerUnreadable, LedgerUnreachable, LedgerBusy, LedgerFull:
                 each says what to do.
         """
-        file = None if path is None else Path(path)
+        file = file_of(path)
         if file is not None and not file.exists() and not file.parent.is_dir():
             raise LedgerUnreadable(f"directory {file.parent} of ledger {file} does not exist: create it first")
         clock = utc_now if clock is None else clock
-        if budget is None and file is not None and file.exists() and file.stat().st_size:
-            database, book = read_ledger(file, timeout=timeout)
-            if book.budget is not None:
-                return cls(database, book, writable=False, clock=clock, on_step=on_step)
-            database.close()
-        database = Database(file, timeout=timeout)
+        if budget is None and path is not None and (is_url(path) if file is None else _has_content(file)):
+            found = _read_budgeted(path, timeout=timeout)
+            if found is not None:
+                return cls(*found, writable=False, clock=clock, on_step=on_step)
+        database = open_storage(path, timeout=timeout)
         try:
             database.prepare()
-            on_step("open:begin")
-            with database.transaction() as connection:
-                if not database.has_schema(connection):
-                    database.create_schema(connection)
-                    append(connection, Book(), "open", opening(budget), clock)
-                    on_step("open:inserted")
-            on_step("open:committed")
+            again_on_conflict(lambda: _begin(database, budget, clock, on_step))
             book = Book()
             catch_up(database, book)
-            _check_budget(book, budget, file)
+            _check_budget(book, budget, database)
         except BaseException:
             database.close()
             raise
-        return cls(database, book, writable=True, clock=clock, on_step=on_step)
+        return cls(database, book, writable=True, clock=clock, on_step=on_step, signer=signer)
 
     # --- what was spent -------------------------------------------------------------------------------------------
 
     @property
     def path(self) -> Path | None:
-        """File of the ledger; None in memory."""
+        """File of the ledger; None in memory and on a server."""
         return self._database.path
+
+    @property
+    def location(self) -> str | None:
+        """What to give to `open` or `verify` to find it again: path, or URL without password; None in memory."""
+        return self._database.location
+
+    @property
+    def identifier(self) -> str:
+        """The ledger's random number, 32 hexadecimal digits."""
+        return self._book.identifier
 
     @property
     def budget(self) -> Budget | None:
@@ -135,6 +162,11 @@ class Ledger:
         """Digest of the last entry: publish it elsewhere, and nobody can drop entries before it unnoticed."""
         return self._book.head
 
+    @property
+    def point(self) -> Head:
+        """The head as what is signed, noted elsewhere or sent to clients; `str(point)` fits on a line."""
+        return Head(self._book.identifier, self._book.length, self._book.head)
+
     def rounds(self) -> list[RoundRecord]:
         """All rounds in order, void ones included."""
         return list(self._book.rounds.values())
@@ -142,6 +174,15 @@ class Ledger:
     def notes(self) -> list[NoteRecord]:
         """All notes in order."""
         return list(self._book.notes)
+
+    def checkpoints(self) -> list[CheckpointRecord]:
+        """All signatures under heads of this ledger, in the order they were recorded."""
+        return list(self._book.checkpoints)
+
+    def texts(self, *, after: int = 0) -> list[str]:
+        """Stored texts of the entries after number `after`: what a client needs for `check_extension`."""
+        with self._lock, self._database.transaction() as connection:
+            return [row.text.decode("utf-8") for row in self._database.rows(connection, first=after + 1)]
 
     def spent(self, view: str | View | None = None, *, realised: bool = False) -> Total:
         """Sum of all charges so far.
@@ -225,6 +266,8 @@ class Ledger:
             "facts": checked_facts(facts),
         }
         self._write("settle", body, check=lambda: self._check_settlement(entry, participants, survivors))
+        if self._signer is not None:
+            self.checkpoint()
         record = self._book.rounds[entry]
         if record.broke_guarantee:
             raise GuaranteeBroken(
@@ -256,6 +299,28 @@ class Ledger:
             raise ParameterError(f"a note is {text!r}, expected text")
         return self._write("note", {"text": text, "facts": checked_facts(facts)}, check=lambda: None).seq
 
+    def checkpoint(self) -> HeadSignature:
+        """Sign the head with the signer that the ledger was opened with, and record the signature.
+
+        Raises:
+            ParameterError: it was opened without one.
+        """
+        if self._signer is None:
+            raise ParameterError("this ledger was opened without a signer, expected one: open it with signer=")
+        with self._lock:
+            self.refresh()
+            signature = sign_head(self.point, self._signer)
+            self._write("checkpoint", signature.as_dict(), check=lambda: self._check_signature(signature))
+        return signature
+
+    def countersign(self, signature: HeadSignature) -> int:
+        """Record a client's signature under an entry of this ledger; returns the number of the new entry.
+
+        Raises:
+            ParameterError: the signature is not genuine, or under an entry that is not in this ledger.
+        """
+        return self._write("checkpoint", signature.as_dict(), check=lambda: self._check_signature(signature)).seq
+
     def refresh(self) -> None:
         """Read entries that other processes have written since."""
         with self._lock:
@@ -275,7 +340,7 @@ class Ledger:
         self.close()
 
     def __repr__(self) -> str:
-        where = "memory" if self.path is None else str(self.path)
+        where = self.location or "memory"
         return f"<Ledger {where}: {self._book.length} entries, budget {self.budget or 'none (no DP)'}>"
 
     # --- steps ----------------------------------------------------------------------------------------------------
@@ -285,20 +350,35 @@ class Ledger:
             raise LedgerError("this ledger was closed: open it again to write")
         if not self._writable:
             raise LedgerReadOnly(
-                f"ledger {self.path} was opened without its budget, for reading: open it with its budget"
+                f"{self._database.name} was opened without its budget, for reading: open it with its budget"
             )
         with self._lock:
             self._step(f"{kind}:begin")
-            with self._database.transaction() as connection:
-                self._step(f"{kind}:locked")
-                read_new(self._database, connection, self._book)
-                check()
-                self._step(f"{kind}:checked")
-                entry = append(connection, self._book, kind, body, self._clock)
-                self._step(f"{kind}:inserted")
+            entry = again_on_conflict(lambda: self._append(kind, body, check))
             self._step(f"{kind}:committed")
             self._book.apply(entry)
             return entry
+
+    def _append(self, kind: str, body: dict[str, Any], check: Callable[[], None]) -> Entry:
+        """One transaction: read what is new, check against it, append."""
+        with self._database.transaction() as connection:
+            self._step(f"{kind}:locked")
+            read_new(self._database, connection, self._book)
+            check()
+            self._step(f"{kind}:checked")
+            entry = append(connection, self._book, kind, body, self._clock)
+            self._step(f"{kind}:inserted")
+        return entry
+
+    def _check_signature(self, signature: HeadSignature) -> None:
+        head = signature.head
+        if head.ledger != self.identifier or not self._book.holds(head.seq, head.digest):
+            raise ParameterError(f"{head} is no entry of this ledger ({self.point}): sign a head of this one")
+        if not signature.valid:
+            raise ParameterError(
+                f"the signature of {signature.public_key} under {head} is not genuine, nothing was recorded: "
+                "sign the head again"
+            )
 
     def _check_fit(self, plan: RoundPlan) -> None:
         budget = self.budget
@@ -370,9 +450,38 @@ class Ledger:
         return record
 
 
-def _check_budget(book: Book, budget: Budget | None, path: Path | None) -> None:
+def _has_content(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
+
+
+def _read_budgeted(path: str | Path, *, timeout: float) -> tuple[Storage, Book] | None:
+    """Open for reading if it is a ledger with a budget; None if it has none and may be written."""
+    try:
+        database, book = read_ledger(path, timeout=timeout)
+    except NotALedger:
+        if file_of(path) is not None:
+            raise
+        return None  # an empty database on a server, to become a ledger
+    if book.budget is not None or database.version < SCHEMA_VERSION:
+        return database, book
+    database.close()
+    return None
+
+
+def _begin(database: Storage, budget: Budget | None, clock: Clock, on_step: Callable[[str], None]) -> None:
+    """Make table and first entry, unless they are there."""
+    on_step("open:begin")
+    with database.transaction() as connection:
+        if not database.has_schema(connection):
+            database.create_schema(connection)
+            append(connection, Book(), "open", opening(budget), clock)
+            on_step("open:inserted")
+    on_step("open:committed")
+
+
+def _check_budget(book: Book, budget: Budget | None, database: Storage) -> None:
     if book.budget != budget:
         raise BudgetMismatch(
-            f"ledger {path} was made with {book.budget or 'no budget'}, not {budget or 'none'}: "
+            f"{database.name} was made with {book.budget or 'no budget'}, not {budget or 'none'}: "
             "open it with its own budget, or start another ledger for another budget"
         )

@@ -12,6 +12,7 @@ from privfed_accounting.chain import GENESIS, Entry
 from privfed_accounting.charge import Charge, Total
 from privfed_accounting.errors import AccountingError, CorruptLedger
 from privfed_accounting.round_plan import RoundPlan
+from privfed_accounting.signing import HeadSignature
 from privfed_accounting.views import View
 
 FORMAT = "privfed-ledger"
@@ -74,6 +75,15 @@ class NoteRecord:
     facts: dict[str, Fact]
 
 
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """A signature under an earlier entry of the chain: entry number, UTC time, and the signed head."""
+
+    entry: int
+    time: str
+    signature: HeadSignature
+
+
 class Book:
     """State of a ledger after its entries so far; `apply` takes the next one."""
 
@@ -84,10 +94,13 @@ class Book:
         self.created = ""
         self.last_time = ""
         self.software = ""
+        self.schema = 1
+        self.digests: list[str] = []
         self.head = GENESIS
         self.length = 0
         self.rounds: dict[int, RoundRecord] = {}
         self.notes: list[NoteRecord] = []
+        self.checkpoints: list[CheckpointRecord] = []
         self.guarded = Total()
         self._open: dict[int, None] = {}  # reserved, not yet closed
         self._settled: list[int] = []  # entries in the order of their settlement: from then on their cost stands
@@ -118,6 +131,7 @@ class Book:
                 f"entry {entry.seq} ({entry.kind}) makes no sense ({error}): restore a backup", entry=entry.seq
             ) from error
         self.head, self.length, self.last_time = entry.digest, entry.seq, entry.time
+        self.digests.append(entry.digest)
 
     def total(self, view: View | None = None, *, realised: bool = False) -> Total:
         """Sum of the charges in a view."""
@@ -149,11 +163,12 @@ class Book:
             # Enforced are the caps as they stand in the chain; `verify` recomputes them.
             self.budget, self.allowance = budget, stored
         self.identifier, self.software, self.created = body["ledger"], body["software"], entry.time
+        self.schema = body.get("schema", 1)
 
     def _apply_reserve(self, entry: Entry) -> None:
         plan = RoundPlan.from_dict(entry.body["plan"])
         charge = charge_from_dict(entry.body["charge"])
-        if not _agree(charge, plan.charge(self.view)):
+        if not charge.agrees(plan.charge(self.view)):
             raise CorruptLedger(
                 f"entry {entry.seq} charges {charge} for a round that costs {plan.charge(self.view)}: restore a backup",
                 entry=entry.seq,
@@ -194,6 +209,27 @@ class Book:
     def _apply_note(self, entry: Entry) -> None:
         self.notes.append(NoteRecord(entry.seq, entry.time, str(entry.body["text"]), dict(entry.body["facts"])))
 
+    def _apply_checkpoint(self, entry: Entry) -> None:
+        """Take a signature; that it is over this chain is checked here, that it is genuine by who has the keys."""
+        signature = HeadSignature.from_dict(entry.body)
+        head = signature.head
+        if head.ledger != self.identifier or not self.holds(head.seq, head.digest):
+            raise CorruptLedger(
+                f"entry {entry.seq} is a signature under {head}, which is not in this chain: the signed entries were "
+                "rewritten, restore a backup",
+                entry=entry.seq,
+            )
+        self.checkpoints.append(CheckpointRecord(entry.seq, entry.time, signature))
+
+    def _apply_migrate(self, entry: Entry) -> None:
+        if entry.body["from"] != self.schema or type(entry.body["to"]) is not int or entry.body["to"] <= self.schema:
+            raise ValueError(f"a migration from schema {entry.body['from']!r}, it is {self.schema} so far")
+        self.schema = entry.body["to"]
+
+    def holds(self, seq: int, digest: str) -> bool:
+        """Whether entry `seq` is in the chain so far and has this digest."""
+        return 1 <= seq <= len(self.digests) and self.digests[seq - 1] == digest
+
     def _reserved(self, entry: Entry) -> RoundRecord:
         record = self.rounds.get(entry.body["entry"])
         if record is None or record.status != "reserved":
@@ -232,17 +268,11 @@ def budget_from_dict(fields: dict[str, Any]) -> Budget:
     return budget
 
 
-def charge_to_dict(charge: Charge) -> dict[str, float] | None:
+def charge_to_dict(charge: Charge) -> dict[str, Any] | None:
     """Charge as it stands in an entry; None (JSON null) for an infinite one."""
-    return dataclasses.asdict(charge) if charge.private else None
+    return charge.as_dict() if charge.private else None
 
 
-def charge_from_dict(fields: dict[str, float] | None) -> Charge:
+def charge_from_dict(fields: dict[str, Any] | None) -> Charge:
     """Read back what `charge_to_dict` gave."""
-    return Charge.non_private() if fields is None else Charge(**fields)
-
-
-def _agree(stored: Charge, recomputed: Charge) -> bool:
-    """Whether two charges are one up to the last digits, in which mathematical libraries of two machines may differ."""
-    pairs = zip(dataclasses.astuple(stored), dataclasses.astuple(recomputed), strict=True)
-    return all(left == right or abs(left - right) <= 1e-9 * max(left, right) for left, right in pairs)
+    return Charge.non_private() if fields is None else Charge.from_dict(fields)

@@ -73,10 +73,10 @@ def report_data(ledger: Ledger | str | Path, *, views: Iterable[str | View] | No
     """
     if isinstance(ledger, Ledger):
         ledger.refresh()
-        book, path = ledger._book, ledger.path
+        book, path = ledger._book, ledger.location
     else:
-        path = Path(ledger)
-        database, book = read_ledger(path)
+        database, book = read_ledger(ledger)
+        path = database.location
         database.close()
     wanted = chosen_views(book) if views is None else tuple(View.parse(view) for view in views)
     wanted = tuple(dict.fromkeys((*wanted, book.view)))
@@ -96,7 +96,7 @@ def report_data(ledger: Ledger | str | Path, *, views: Iterable[str | View] | No
         "meaning": list(_MEANING),
         "not_protected": [{"what": what, "why": why} for what, why in _NOT_PROTECTED],
         "verification": _verification(verify(ledger, views=wanted)),
-        "command": "privfed verify LEDGER" if path is None else f"privfed verify {shlex.quote(str(path))}",
+        "command": "privfed verify LEDGER" if path is None else f"privfed verify {shlex.quote(path)}",
     }
 
 
@@ -106,10 +106,10 @@ def epsilon_value(epsilon: float) -> dict[str, float | bool | None]:
     return {"epsilon": None if infinite else epsilon, "infinite": infinite}
 
 
-def _ledger(book: Book, path: Path | None) -> dict[str, Any]:
+def _ledger(book: Book, path: str | None) -> dict[str, Any]:
     return {
         "identifier": book.identifier,
-        "path": None if path is None else str(path),
+        "path": path,
         "created": book.created,
         "last_entry": book.last_time,
         "entries": book.length,

@@ -12,12 +12,12 @@ from typing import Final
 from privfed_accounting import second_route
 from privfed_accounting.budget import Budget, leak
 from privfed_accounting.chain import Entry, read_chain
-from privfed_accounting.database import Database
 from privfed_accounting.errors import CorruptLedger
 from privfed_accounting.fine_grid import TAIL_EXPONENT
 from privfed_accounting.ledger import Ledger
 from privfed_accounting.marks import ledger_marks
 from privfed_accounting.records import Book, RoundRecord
+from privfed_accounting.storage import Storage, open_storage
 from privfed_accounting.views import View, standard_views
 
 CANNOT_SHOW: Final = (
@@ -114,10 +114,9 @@ def verify(
     """
     findings, book = _Findings(), Book()
     if isinstance(ledger, Ledger):
-        path, database, own = ledger.path, ledger._database, False
+        database, own = ledger._database, False
     else:
-        path, own = Path(ledger), True
-        database = Database(path, read_only=True, timeout=timeout)
+        database, own = open_storage(ledger, read_only=True, timeout=timeout), True
     seen = _walk(database, book, findings, own=own)
     if expected_head is not None and expected_head not in seen:
         findings.problems.append(
@@ -129,7 +128,7 @@ def verify(
     counts = [record.status for record in book.rounds.values()]
     return Verification(
         ok=not findings.problems,
-        path=None if path is None else str(path),
+        path=database.location,
         problems=findings.problems,
         warnings=findings.warnings,
         entries=book.length,
@@ -152,7 +151,7 @@ def chosen_views(book: Book) -> tuple[View, ...]:
     return standard_views(guarded.t if guarded.kind == "colluders" else fewest // 5)
 
 
-def _walk(database: Database, book: Book, findings: _Findings, *, own: bool) -> set[str]:
+def _walk(database: Storage, book: Book, findings: _Findings, *, own: bool) -> set[str]:
     """Read the whole chain into the book; stop at the first entry that is not as it was written."""
     seen: set[str] = set()
     try:

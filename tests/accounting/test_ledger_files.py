@@ -29,6 +29,7 @@ from privfed_accounting import (
     verify,
 )
 from privfed_accounting import database as database_module
+from privfed_accounting.storage import SCHEMA_VERSION
 from tests.accounting.forge import edit, ten_entries
 from tests.accounting.plans import BUDGET, plan
 from tests.accounting.test_ledger_crash import Run, run
@@ -106,9 +107,14 @@ def test_another_programs_database(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused(path: Path) -> None:
-    edit(path, "PRAGMA user_version = 2")
-    with pytest.raises(LedgerVersionError, match="version 2"):
-        Ledger.open(path, budget=BUDGET)
+    edit(path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    for refused in (
+        lambda: Ledger.open(path, budget=BUDGET),
+        lambda: Ledger.open(path, budget=None),
+        lambda: verify(path),
+    ):
+        with pytest.raises(LedgerVersionError, match=f"version {SCHEMA_VERSION + 1}.*or a newer one"):
+            refused()
 
 
 def test_an_empty_file_becomes_a_ledger_but_verifies_as_none(tmp_path: Path) -> None:
