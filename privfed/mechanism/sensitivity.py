@@ -26,8 +26,11 @@ __all__ = [
     "chunked_sum",
     "client_sensitivity",
     "client_terms",
+    "l1_of_integers",
     "record_sensitivity",
     "record_terms",
+    "round_up",
+    "sqrt_up",
 ]
 
 MIN_CHUNK: Final = 64
@@ -65,13 +68,12 @@ class SensitivityTerms:
     @property
     def l2(self) -> float:
         """D2, the sum of the terms, rounded up."""
-        return _up(Fraction(self.contribution) + Fraction(self.rounding) + Fraction(self.summation))
+        return round_up(Fraction(self.contribution) + Fraction(self.rounding) + Fraction(self.summation))
 
     @property
     def l1(self) -> float:
         """D1 = D2 min(sqrt d, D2): Cauchy-Schwarz, or |k| <= k^2 for integers; rounded up."""
-        l2 = Fraction(self.l2)
-        return _up(l2 * min(_sqrt_up(self.dimension), l2))
+        return l1_of_integers(self.l2, self.dimension)
 
 
 def record_terms(
@@ -81,6 +83,7 @@ def record_terms(
     dimension: int,
     max_records: int,
     row_error: float = ROW_ERROR,
+    transform_error: float = 0.0,
 ) -> SensitivityTerms:
     """Terms of the sensitivity when one record is added to or removed from a client's data.
 
@@ -90,6 +93,8 @@ def record_terms(
         dimension: d, coordinates of the vector.
         max_records: N, most records the client may hold (the larger of the two data sets).
         row_error: rho, see `ROW_ERROR`; in [0, 1).
+        transform_error: tau, relative L2 error of a linear map of norm 1 applied to the sum before it is rounded
+            (`Rotation.error`); in [0, 1).
 
     What is bounded: the client computes y = rint(s S) with S the float sum of its rows' contributions under the
     scheme of `chunked_sum`: chunks of `MIN_CHUNK` to `MAX_CHUNK` rows (the last may be shorter), inside a chunk any
@@ -100,7 +105,7 @@ def record_terms(
         For data sets that differ by one record, at any position, and whatever order and chunk boundaries either
         execution chose, the integer vectors differ by at most `l2`:
 
-            D2 = c s  +  sqrt d  +  2 s N c ((1 + rho) gamma_k + rho),
+            D2 = c s  +  sqrt d  +  2 s N c ((1 + rho) ((1 + tau) (1 + gamma_k) - 1) + rho),
             k  = MAX_CHUNK + ceil(N / MIN_CHUNK) + LATER_ROUNDINGS.
 
     Proof. Let v_i be the ideal contribution of row i, |v_i| <= c, and w_i the computed one in this execution, |w_i
@@ -108,12 +113,15 @@ def record_terms(
     roundings inside its chunk (a dot product of m terms: m, Higham section 3.1, any order), one for each of at most
     ceil(N / MIN_CHUNK) chunk sums, and LATER_ROUNDINGS: in all k. So the result is sum w_i (1 + e_i) coordinate by
     coordinate with |e_i| <= gamma_k, and its distance to sum v_i is at most sum |w_i| gamma_k + sum |w_i - v_i| <=
-    N c ((1 + rho) gamma_k + rho) = E. The exact sums of neighbours differ by one v_i, norm <= c; the triangle
-    inequality gives s (c + 2E) before rounding. Rounding moves each coordinate of each vector by at most 1/2, hence
-    the difference by at most sqrt d. QED. Addition is exact when its result is subnormal; a product that underflows
-    is off by 2^-1075, far below rho c. If a query cancels inside a row (adds terms longer than the contribution),
-    that row's share of the summation error is counted in rho. Without the last term the bound is false: summation
-    is not associative (Casacuberta, Shoemate, Vadhan and Wagaman 2022, arXiv:2207.10635).
+    N c ((1 + rho) gamma_k + rho). A map of norm 1 keeps distances and adds at most tau times the length of what it is
+    given, N c (1 + rho) (1 + gamma_k); together E = N c ((1 + rho) ((1 + tau) (1 + gamma_k) - 1) + rho). The exact sums
+    of neighbours differ by one v_i, norm <= c; the triangle inequality gives s (c + 2E) before rounding. Rounding to
+    the nearest moves each coordinate of each vector by at most 1/2, hence the difference by at most sqrt d; stochastic
+    rounding counts the same (`privfed.mechanism.rounding.stochastic_round`). QED. Addition is exact when its result
+    is subnormal; a product that underflows is off by 2^-1075, far below rho c. If a query cancels inside a row (adds
+    terms longer than the contribution), that row's share of the summation error is counted in rho. Without the last
+    term the bound is false: summation is not associative (Casacuberta, Shoemate, Vadhan and Wagaman 2022,
+    arXiv:2207.10635).
 
     Raises:
         UsageError: an argument is out of range, or so many records that the float error cannot be bounded usefully.
@@ -123,13 +131,19 @@ def record_terms(
     (True, 10.0, True)
     """
     c, s = _checked(bound=bound, scale=scale, dimension=dimension)
-    if max_records < 1 or not 0 <= row_error < 1:
-        raise UsageError(f"max_records is {max_records} and row_error {row_error}, expected at least 1 and in [0, 1)")
-    rho = Fraction(row_error)
+    if max_records < 1 or not (0 <= row_error < 1 and 0 <= transform_error < 1):
+        raise UsageError(
+            f"max_records is {max_records}, row_error {row_error} and transform_error {transform_error}, expected at"
+            " least 1 and in [0, 1)"
+        )
+    rho, tau = Fraction(row_error), Fraction(transform_error)
     depth = MAX_CHUNK + -(-max_records // MIN_CHUNK) + LATER_ROUNDINGS
-    error = max_records * c * ((1 + rho) * _gamma(depth) + rho)
+    error = max_records * c * ((1 + rho) * ((1 + tau) * (1 + _gamma(depth)) - 1) + rho)
     return SensitivityTerms(
-        contribution=_up(c * s), rounding=_up(_sqrt_up(dimension)), summation=_up(2 * s * error), dimension=dimension
+        contribution=round_up(c * s),
+        rounding=round_up(sqrt_up(dimension)),
+        summation=round_up(2 * s * error),
+        dimension=dimension,
     )
 
 
@@ -159,8 +173,10 @@ def client_terms(*, bound: float, scale: float, dimension: int) -> SensitivityTe
     """
     c, s = _checked(bound=bound, scale=scale, dimension=dimension)
     later = c * s * _gamma(LATER_ROUNDINGS)
-    rounding = min(_sqrt_up(dimension) / 2, c * s + later)
-    return SensitivityTerms(contribution=_up(c * s), rounding=_up(rounding), summation=_up(later), dimension=dimension)
+    rounding = min(sqrt_up(dimension) / 2, c * s + later)
+    return SensitivityTerms(
+        contribution=round_up(c * s), rounding=round_up(rounding), summation=round_up(later), dimension=dimension
+    )
 
 
 def record_sensitivity(
@@ -217,6 +233,12 @@ def chunked_sum(
     return totals
 
 
+def l1_of_integers(l2: float, dimension: int) -> float:
+    """Bound on the L1 norm of an integer vector: D2 min(sqrt d, D2), by Cauchy-Schwarz or |k| <= k^2; rounded up."""
+    exact = Fraction(l2)
+    return round_up(exact * min(sqrt_up(dimension), exact))
+
+
 def _checked(*, bound: float, scale: float, dimension: int) -> tuple[Fraction, Fraction]:
     if not (0 < bound < math.inf and 0 < scale < math.inf):
         raise UsageError(f"bound is {bound} and scale {scale}, expected finite numbers above 0")
@@ -231,13 +253,13 @@ def _gamma(k: int) -> Fraction:
     return k * _UNIT_ROUNDOFF / (1 - k * _UNIT_ROUNDOFF)
 
 
-def _sqrt_up(value: int) -> Fraction:
+def sqrt_up(value: int) -> Fraction:
     """A rational just above or at sqrt(value); exact for squares."""
     root = math.isqrt(value << 128)
     return Fraction(root if root * root == value << 128 else root + 1, 2**64)
 
 
-def _up(value: Fraction) -> float:
+def round_up(value: Fraction) -> float:
     """The least float64 not below `value`."""
     nearest = float(value)
     return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)

@@ -15,8 +15,8 @@ Two constructions; as for the discrete Gaussian, in neither does a rounded float
   decided by float64 away from the threshold and by big integers near it.
 
 Why T <= 1, for |k| <= 14 sigma, beyond which no candidate lies: Amos (1974, Math. Comp. 28, equation 16) has
-I_{j+1}/I_j <= exp(-asinh(y)) with y = (j + 1/2) / v, and T does not grow where asinh(y) >= y v / sigma^2. As asinh(y) >=
-y (1 - y^2/6) and y^2 <= 199/v, 1 - 33.2/v >= v / (v + 40) suffices, which holds from v = 240 on.
+I_{j+1}/I_j <= exp(-asinh(y)) with y = (j + 1/2) / v, and T does not grow where asinh(y) >= y v / sigma^2. Since
+asinh(y) >= y (1 - y^2/6) and y^2 <= 199/v, 1 - 33.2/v >= v / (v + 40) suffices, which holds from v = 240 on.
 Why T >= exp(-x_max): I_{j+1}/I_j > exp(-asinh((j + 1) / v)) >= exp(-(j + 1) / v), from r_{j-1} (2j/v + r_j) = 1 and
 r_j < r_{j-1}. Multiplied up: -log T <= (k^2/2) (1/v - 1/sigma^2) + k/(2v), largest at k = 14 sigma.
 """
