@@ -99,7 +99,7 @@ def test_an_interrupt_anywhere_has_its_status(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("privfed.cli._expect_file", interrupted)
+    monkeypatch.setattr("privfed.cli.ledgers.expect_file", interrupted)
     assert main(["verify", str(tmp_path / "ledger.db")]) == 130
     assert capsys.readouterr().err == "privfed: error: interrupted\n"
 
