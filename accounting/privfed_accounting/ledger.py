@@ -50,7 +50,7 @@ def _no_step(name: str) -> None:
 
 
 class Ledger:
-    """One budget's ledger; make it with `Ledger.open`. Safe to share between threads and processes, on a file or server.
+    """One budget's ledger; make it with `Ledger.open`. Safe to share between threads and processes.
 
     Guarantees:
         A round is charged, and the charge is on disk, before `reserve` returns. A refused round leaves the ledger as it
@@ -95,8 +95,8 @@ class Ledger:
 
         Args:
             path: file, made if missing (its directory must exist); or the SQLAlchemy URL of a PostgreSQL database
-                (`postgresql://user@host/database`, password in ~/.pgpass or PGPASSWORD) that several coordinators share,
-                or `sqlite:///path`; None for a ledger in memory.
+                (`postgresql://user@host/database`, password in ~/.pgpass or PGPASSWORD) that coordinators share, or
+                `sqlite:///path`; None for a ledger in memory.
             budget: for a new ledger, what may be spent. For an existing one the same budget again, to go on spending
                 out of it. None reads an existing ledger with a budget, and makes or continues one without any DP.
             timeout: seconds to wait for another process's lock, and for a server to answer.

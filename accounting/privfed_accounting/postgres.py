@@ -38,10 +38,13 @@ _TRIGGERS: Final = {
     for table in ("entries", "privfed_ledger")
     for verb in ("UPDATE", "DELETE", "TRUNCATE")
 }
-# Guards that fire (tgenabled O or A), call our function, and whose function still refuses.
+# pg_trigger.tgtype: row 1, before 2, delete 8, update 16, truncate 32.
+_KINDS: Final = {"update": 1 + 2 + 16, "delete": 1 + 2 + 8, "truncate": 2 + 32}
+# Guards that fire always (tgenabled O or A, no condition), call our function, and whose function still refuses.
 _GUARDS: Final = sa.text(
-    "SELECT t.tgname FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
-    "WHERE t.tgrelid IN (to_regclass('entries'), to_regclass('privfed_ledger')) "
+    "SELECT t.tgrelid = to_regclass('entries') AS main, t.tgname, t.tgtype "
+    "FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
+    "WHERE t.tgrelid IN (to_regclass('entries'), to_regclass('privfed_ledger')) AND t.tgqual IS NULL "
     "AND t.tgenabled IN ('O', 'A') AND p.proname = 'privfed_append_only' AND p.prosrc = :source"
 )
 _ORPHANS: Final[list[object]] = []  # engines inherited over a fork: their sockets belong to the parent
@@ -199,8 +202,10 @@ class PostgresDatabase(Storage):
 
     def missing_guards(self, connection: sa.Connection) -> list[str]:
         """Names of the append-only triggers that are gone, changed or switched off."""
-        found = {str(row[0]) for row in connection.execute(_GUARDS, {"source": _REFUSE})}
-        return [name for name in _TRIGGERS if name not in found]
+        rows = connection.execute(_GUARDS, {"source": _REFUSE})
+        found = {("entries" if row.main else "privfed_ledger", str(row.tgname), int(row.tgtype)) for row in rows}
+        expected = {name: name.rpartition("_no_") for name in _TRIGGERS}
+        return [name for name, (table, _, verb) in expected.items() if (table, name, _KINDS[verb]) not in found]
 
     def close(self) -> None:
         """Close the connection."""

@@ -183,7 +183,8 @@ def check_extension(known: Head | None, texts: Sequence[str], head: Head) -> Hea
     reached = first - 1 + len(texts)
     if (reached, last) != (head.seq, head.digest):
         raise CorruptLedger(
-            f"the entries lead to entry {reached}, not to the head {head}: entries were dropped or rewritten, sign nothing",
+            f"the entries lead to entry {reached}, not to the head {head}, so that some were dropped or rewritten: "
+            "sign nothing",
             entry=min(reached, head.seq) or None,
         )
     return head

@@ -164,7 +164,7 @@ def _walk(database: Storage, book: Book, findings: _Findings, *, own: bool) -> s
                 seen.add(entry.digest)
         if missing:
             findings.problems.append(
-                f"the guards {', '.join(missing)} against changing entries were removed from the file"
+                f"the guards {', '.join(missing)} against changing entries were removed or switched off"
             )
         if not book.length:
             findings.problems.append("entry 1, which opens the ledger, is missing")
