@@ -12,14 +12,18 @@ import numpy.typing as npt
 
 from privfed.errors import DataError, UsageError
 
-__all__ = ["MAX_ENCODED", "RingArray", "decode", "encode", "from_ring", "sum_error_bound", "to_ring"]
+__all__ = ["MAX_ENCODED", "RingArray", "decode", "encode", "from_ring", "to_ring"]
 
 RingArray: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 
 # Encoded values keep two bits below the ring's 64, for the sum and its noise.
 MAX_ENCODED: Final = 2.0**62
-RING_DTYPES: Final = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
-_CENTRED_DTYPES: Final = {8: np.int8, 16: np.int16, 32: np.int32, 64: np.int64}
+_RING_DTYPES: Final[dict[int, type[np.unsignedinteger[Any]]]] = {
+    8: np.uint8,
+    16: np.uint16,
+    32: np.uint32,
+    64: np.uint64,
+}
 
 
 def encode(values: npt.ArrayLike, *, scale: float) -> npt.NDArray[np.int64]:
@@ -63,36 +67,52 @@ def to_ring(integers: npt.NDArray[np.int64], bits: int = 64) -> RingArray:
 
     Args:
         integers: int64, any shape. Values outside the centred range wrap: that costs accuracy, never privacy.
-        bits: 8, 16, 32 or 64.
+        bits: 1 to 64.
 
     Returns:
-        uint8, uint16, uint32 or uint64 of the same shape, always a copy.
+        The narrowest of uint8, uint16, uint32 and uint64 that holds `bits`, same shape, always a copy.
 
     >>> to_ring(np.array([-1, 300]), bits=8)
     array([255,  44], dtype=uint8)
+    >>> to_ring(np.array([-1, 5000]), bits=12)
+    array([4095,  904], dtype=uint16)
     """
     array = np.asarray(integers)
     if array.dtype != np.int64:
         raise UsageError(f"integers have dtype {array.dtype}, expected int64")
-    return array.astype(_dtype(RING_DTYPES, bits))
+    width = _native_width(bits)
+    residues = array.astype(_RING_DTYPES[width])
+    if bits < width:
+        residues &= residues.dtype.type((1 << bits) - 1)
+    return residues
 
 
-def from_ring(residues: RingArray) -> npt.NDArray[np.int64]:
+def from_ring(residues: RingArray, bits: int | None = None) -> npt.NDArray[np.int64]:
     """The centred representatives of ring elements, in [-2^(bits-1), 2^(bits-1)).
 
     Args:
-        residues: uint8, uint16, uint32 or uint64, any shape; the dtype says how many bits.
+        residues: uint8, uint16, uint32 or uint64, any shape. What stands above `bits` is ignored.
+        bits: as given to `to_ring`; the width of the dtype by default.
 
     Returns:
         int64 of the same shape, always a copy.
 
     >>> from_ring(np.array([255, 44], dtype=np.uint8))
     array([-1, 44])
+    >>> from_ring(np.array([4095, 904], dtype=np.uint16), bits=12)
+    array([ -1, 904])
     """
     array = np.asarray(residues)
     if array.dtype.kind != "u":
         raise UsageError(f"residues have dtype {array.dtype}, expected uint8, uint16, uint32 or uint64")
-    return array.astype(_CENTRED_DTYPES[8 * array.dtype.itemsize]).astype(np.int64)
+    width = 8 * array.dtype.itemsize
+    if bits is None:
+        bits = width
+    if _native_width(bits) > width:
+        raise UsageError(f"residues have dtype {array.dtype}, too narrow for {bits} bits")
+    unused = np.int64(64 - bits)
+    # Shifted to the top and back, the highest of the bits becomes the sign.
+    return np.asarray((array.astype(np.uint64) << np.uint64(unused)).view(np.int64) >> unused)
 
 
 def decode(integers: npt.NDArray[np.int64], *, scale: float) -> npt.NDArray[np.float64]:
@@ -112,31 +132,13 @@ def decode(integers: npt.NDArray[np.int64], *, scale: float) -> npt.NDArray[np.f
     return array / scale
 
 
-def sum_error_bound(*, clients: int, scale: float, magnitude: float) -> float:
-    """How far a coordinate of the decoded sum of unnoised, unwrapped vectors may be from the exact sum.
-
-    Args:
-        clients: how many vectors are added.
-        scale: as given to `encode`.
-        magnitude: bound on |coordinate| of each vector, natural units.
-
-    Returns:
-        In natural units: half a grid step and one rounding a client, two roundings of the decoding.
-    """
-    _check_scale(scale)
-    if clients < 1 or not 0 <= magnitude < float("inf"):
-        raise UsageError(f"clients is {clients} and magnitude {magnitude}, expected at least 1 and at least 0")
-    unit = 2.0**-52  # twice the unit roundoff: covers this function's own rounding
-    per_client = 0.5 / scale + unit * magnitude
-    return clients * per_client + 2 * unit * clients * (magnitude + per_client)
-
-
 def _check_scale(scale: float) -> None:
     if not 0 < scale < float("inf"):
         raise UsageError(f"scale is {scale}, expected a finite number above 0")
 
 
-def _dtype(table: dict[int, type[Any]], bits: int) -> type[Any]:
-    if bits not in table:
-        raise UsageError(f"bits is {bits}, expected one of {sorted(table)}")
-    return table[bits]
+def _native_width(bits: int) -> int:
+    """Bits of the narrowest unsigned dtype that holds `bits`."""
+    if not 1 <= bits <= 64:
+        raise UsageError(f"bits is {bits}, expected 1 to 64")
+    return max(8, 1 << (bits - 1).bit_length())
