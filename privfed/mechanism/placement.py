@@ -44,7 +44,8 @@ def place_noise(total_variance: float, *, protection: Protection, shares: int) -
         shares: fewest honest shares that the guarantee counts on (survivors less colluders).
 
     Guarantees:
-        The sum over any `shares` or more clients carries at least v, up to one float64 rounding; under "local" every single vector does.
+        The sum over any `shares` or more clients carries at least v, up to one float64 rounding; under "local"
+        every single vector does.
 
     | protection | at each client | at the server | the sum of n |
     |---|---|---|---|

@@ -60,8 +60,8 @@ class Keystream:
     >>> stream = Keystream.seeded(b"an example")
     >>> stream
     <Keystream source='seeded'>
-    >>> stream.uint16(3).dtype, len(stream.read(5))
-    (dtype('uint16'), 5)
+    >>> stream.uint64(3).dtype
+    dtype('uint64')
     """
 
     __slots__ = ("_cipher", "_forks", "_lock", "_pid", "_source")
@@ -130,33 +130,11 @@ class Keystream:
         if array.size:
             self._fill(array.reshape(-1).view(np.uint8).data)
 
-    def read(self, nbytes: int) -> bytes:
-        """The next `nbytes` bytes."""
-        buffer = bytearray(_checked_size(nbytes))
-        self._fill(memoryview(buffer))
-        return bytes(buffer)
-
-    def uint8(self, size: int) -> npt.NDArray[np.uint8]:
-        """`size` independent uniform integers in [0, 2^8)."""
-        array = np.empty(_checked_size(size), dtype=np.uint8)
-        self.fill(array)
-        return array
-
-    def uint16(self, size: int) -> npt.NDArray[np.uint16]:
-        """`size` independent uniform integers in [0, 2^16)."""
-        array = np.empty(_checked_size(size), dtype=np.uint16)
-        self.fill(array)
-        return array
-
-    def uint32(self, size: int) -> npt.NDArray[np.uint32]:
-        """`size` independent uniform integers in [0, 2^32)."""
-        array = np.empty(_checked_size(size), dtype=np.uint32)
-        self.fill(array)
-        return array
-
     def uint64(self, size: int) -> npt.NDArray[np.uint64]:
         """`size` independent uniform integers in [0, 2^64)."""
-        array = np.empty(_checked_size(size), dtype=np.uint64)
+        if size < 0:
+            raise UsageError(f"size is {size}, expected 0 or more")
+        array = np.empty(size, dtype=np.uint64)
         self.fill(array)
         return array
 
@@ -195,9 +173,3 @@ class Keystream:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise RandomnessError("a keystream cannot leave its process; make a new one where the noise is drawn")
-
-
-def _checked_size(size: int) -> int:
-    if size < 0:
-        raise UsageError(f"size is {size}, expected 0 or more")
-    return size

@@ -30,41 +30,62 @@ def aes_counter_bytes(key: bytes, nbytes: int) -> bytes:
     return b"".join(block.update(i.to_bytes(16, "big")) for i in range(count))[:nbytes]
 
 
+def take(stream: Keystream, nbytes: int) -> bytes:
+    array = np.empty(nbytes, dtype=np.uint8)
+    stream.fill(array)
+    return array.tobytes()
+
+
 def test_seeded_stream_is_aes_256_in_counter_mode() -> None:
     key = hashlib.sha256(b"privfed seeded keystream v1" + b"seed").digest()
-    assert Keystream.seeded(b"seed").read(200_000) == aes_counter_bytes(key, 200_000)
+    assert take(Keystream.seeded(b"seed"), 200_000) == aes_counter_bytes(key, 200_000)
+
+
+def test_derived_stream_is_keyed_by_purpose_and_seed() -> None:
+    seed = bytes(range(32))
+    key = hashlib.sha256(b"privfed derived keystream v1" + bytes([0, 0, 0, 5]) + b"noise" + seed).digest()
+    stream = Keystream.derived(seed, purpose=b"noise")
+    assert take(stream, 1000) == aes_counter_bytes(key, 1000)
+    assert stream.source == "derived"
+    assert seed.hex() not in repr(stream)
+
+
+def test_derived_streams_of_other_purposes_or_seeds_are_unrelated() -> None:
+    seeds, purposes = [bytes(32), bytes(31) + b"\x01"], [b"a", b"b", b"", b"a\x00"]
+    streams = {take(Keystream.derived(seed, purpose=purpose), 32) for seed in seeds for purpose in purposes}
+    assert len(streams | {take(Keystream.seeded(seed), 32) for seed in seeds}) == 10
 
 
 def test_os_stream_is_keyed_with_32_bytes_of_os_randomness(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(randomness.os, "urandom", lambda n: bytes(range(n)))
-    assert Keystream().read(100) == aes_counter_bytes(bytes(range(32)), 100)
+    assert take(Keystream(), 100) == aes_counter_bytes(bytes(range(32)), 100)
 
 
 @given(sizes=st.lists(st.integers(0, 70_000), max_size=8))
 def test_reads_continue_one_stream_whatever_their_sizes(sizes: list[int]) -> None:
     stream = Keystream.seeded(b"pieces")
-    pieces = b"".join(stream.read(size) for size in sizes)
-    assert pieces == Keystream.seeded(b"pieces").read(sum(sizes))
+    pieces = b"".join(take(stream, size) for size in sizes)
+    assert pieces == take(Keystream.seeded(b"pieces"), sum(sizes))
 
 
 @pytest.mark.parametrize("width", [8, 16, 32, 64])
 def test_integers_are_the_stream_in_native_order(width: int) -> None:
-    array = getattr(Keystream.seeded(b"words"), f"uint{width}")(1001)
-    assert array.dtype == np.dtype(f"uint{width}")
-    assert array.tobytes() == Keystream.seeded(b"words").read(1001 * width // 8)
+    array = np.empty(1001, dtype=np.dtype(f"uint{width}"))
+    Keystream.seeded(b"words").fill(array)
+    assert array.tobytes() == take(Keystream.seeded(b"words"), 1001 * width // 8)
 
 
 def test_fill_takes_any_shape_and_reaches_every_byte() -> None:
     array = np.zeros((7, 11), dtype=np.int32)
     Keystream.seeded(b"shape").fill(array)
-    assert array.tobytes() == Keystream.seeded(b"shape").read(7 * 11 * 4)
+    assert array.tobytes() == take(Keystream.seeded(b"shape"), 7 * 11 * 4)
     Keystream().fill(np.empty((3, 0), dtype=np.uint8))
 
 
 def test_sources_are_marked_and_streams_differ() -> None:
     assert (Keystream().source, Keystream.seeded(b"").source) == ("os", "seeded")
     streams = [Keystream(), Keystream(), Keystream.seeded(b"a"), Keystream.seeded(b"b")]
-    assert len({stream.read(32) for stream in streams}) == 4
+    assert len({take(stream, 32) for stream in streams}) == 4
 
 
 def test_key_is_nowhere_to_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +109,8 @@ def test_stream_can_be_neither_copied_nor_pickled(leave: object) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Keystream().read(-1), "size is -1"),
+        (lambda: Keystream.derived(bytes(31), purpose=b"x"), "31 bytes, expected 32"),
+        (lambda: Keystream.derived("x" * 32, purpose=b"x"), "is str, expected 32"),  # type: ignore[arg-type]
         (lambda: Keystream().uint64(-3), "size is -3"),
         (lambda: Keystream.seeded("text"), "seed is a str, expected bytes"),  # type: ignore[arg-type]
         (lambda: Keystream().fill(np.empty(3)), "float64"),
@@ -106,15 +128,15 @@ def test_threads_never_get_the_same_bytes() -> None:
     size, pieces = 200_000, list[bytes]()
     stream = Keystream.seeded(b"threads")
 
-    def take() -> None:
-        pieces.extend(stream.read(size) for _ in range(40))
+    def work() -> None:
+        pieces.extend(take(stream, size) for _ in range(40))
 
-    threads = [threading.Thread(target=take) for _ in range(4)]
+    threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    whole = Keystream.seeded(b"threads").read(4 * 40 * size)
+    whole = take(Keystream.seeded(b"threads"), 4 * 40 * size)
     assert sorted(pieces) == sorted(whole[i : i + size] for i in range(0, len(whole), size))
 
 
@@ -123,13 +145,14 @@ def test_what_a_fork_does_to_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(randomness, "_forks", randomness._forks)
     keys = iter([bytes(32), bytes([1]) * 32])
     monkeypatch.setattr(randomness.os, "urandom", lambda _: next(keys))
-    stream, seeded = Keystream(), Keystream.seeded(b"x")
-    assert stream.read(40) == aes_counter_bytes(bytes(32), 40)
+    stream, seeded, derived = Keystream(), Keystream.seeded(b"x"), Keystream.derived(bytes(32), purpose=b"x")
+    assert take(stream, 40) == aes_counter_bytes(bytes(32), 40)
     randomness._count_fork()
-    assert stream.read(40) == aes_counter_bytes(bytes([1]) * 32, 40)
+    assert take(stream, 40) == aes_counter_bytes(bytes([1]) * 32, 40)
     for _ in range(2):
-        with pytest.raises(RandomnessError, match="made before fork"):
-            seeded.read(1)
+        for kind in (seeded, derived):
+            with pytest.raises(RandomnessError, match=f"a {kind.source} keystream was made before fork"):
+                take(kind, 1)
 
 
 def run_script(script: str) -> str:
@@ -153,16 +176,16 @@ def test_forked_children_get_streams_of_their_own() -> None:
         import os
         from privfed.mechanism.randomness import Keystream
         stream = Keystream()
-        stream.read(7)
+        stream.uint64(7)
         def child(depth):
             read, write = os.pipe()
             if os.fork() == 0:
                 below = child(depth - 1) if depth else b""
-                os.write(write, stream.read(64) + below)
+                os.write(write, stream.uint64(8).tobytes() + below)
                 os._exit(0)
             os.wait()
             return os.read(read, 4096)
-        streams = child(2) + child(0) + stream.read(64)
+        streams = child(2) + child(0) + stream.uint64(8).tobytes()
         pieces = [streams[i:i + 64] for i in range(0, len(streams), 64)]
         print(len(pieces), len(set(pieces)))
         """
@@ -181,14 +204,14 @@ def test_fork_is_seen_by_either_of_two_signs() -> None:
             read, write = os.pipe()
             if os.fork() == 0:
                 spoof()
-                os.write(write, stream.read(32))
+                os.write(write, stream.uint64(4).tobytes())
                 os._exit(0)
             os.wait()
             return os.read(read, 32)
         pid, forks = os.getpid(), randomness._forks
         def same_pid(): randomness.os.getpid = lambda: pid
         def uncounted(): randomness._forks = forks
-        print(len({differs(same_pid), differs(uncounted), stream.read(32)}))
+        print(len({differs(same_pid), differs(uncounted), stream.uint64(4).tobytes()}))
         """
     )
     assert out.split() == ["3"]
@@ -203,12 +226,12 @@ def test_seeded_stream_refuses_to_work_in_a_child() -> None:
         stream = Keystream.seeded(b"x")
         if os.fork() == 0:
             try:
-                stream.read(1)
+                stream.uint64(1)
             except RandomnessError as error:
                 os.write(1, b"refused: " + str(error).encode())
             os._exit(0)
         os.wait()
-        stream.read(1)
+        stream.uint64(1)
         """
     )
     assert out.startswith("refused: a seeded keystream was made before fork()")
