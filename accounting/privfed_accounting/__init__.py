@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from privfed_accounting.errors import BudgetMismatch as BudgetMismatch
     from privfed_accounting.errors import CorruptLedger as CorruptLedger
     from privfed_accounting.errors import GuaranteeBroken as GuaranteeBroken
+    from privfed_accounting.errors import GuardRefused as GuardRefused
     from privfed_accounting.errors import LedgerBusy as LedgerBusy
     from privfed_accounting.errors import LedgerError as LedgerError
     from privfed_accounting.errors import LedgerFull as LedgerFull
     from privfed_accounting.errors import LedgerReadOnly as LedgerReadOnly
+    from privfed_accounting.errors import LedgerUnreachable as LedgerUnreachable
     from privfed_accounting.errors import LedgerUnreadable as LedgerUnreadable
     from privfed_accounting.errors import LedgerVersionError as LedgerVersionError
     from privfed_accounting.errors import NotALedger as NotALedger
@@ -38,11 +40,16 @@ if TYPE_CHECKING:
     from privfed_accounting.gaussian import log_gaussian_delta as log_gaussian_delta
     from privfed_accounting.ledger import Ledger as Ledger
     from privfed_accounting.rdp import rdp_epsilon as rdp_epsilon
+    from privfed_accounting.records import CheckpointRecord as CheckpointRecord
     from privfed_accounting.records import NoteRecord as NoteRecord
     from privfed_accounting.records import RoundRecord as RoundRecord
     from privfed_accounting.reporting import report_data as report_data
     from privfed_accounting.round_plan import RoundPlan as RoundPlan
     from privfed_accounting.sampling import Sampling as Sampling
+    from privfed_accounting.signing import Head as Head
+    from privfed_accounting.signing import HeadSignature as HeadSignature
+    from privfed_accounting.signing import check_extension as check_extension
+    from privfed_accounting.signing import sign_head as sign_head
     from privfed_accounting.verification import Verification as Verification
     from privfed_accounting.verification import verify as verify
     from privfed_accounting.views import View as View
@@ -51,16 +58,18 @@ if TYPE_CHECKING:
 _MODULES = {
     "budget": "Allowance Budget allowance calibrate calibrate_mu2",
     "charge": "Charge Total",
-    "errors": "AccountingError BudgetExhausted BudgetMismatch CorruptLedger GuaranteeBroken LedgerBusy LedgerError "
-    "LedgerFull LedgerReadOnly LedgerUnreadable LedgerVersionError NotALedger NumericalError ParameterError",
+    "errors": "AccountingError BudgetExhausted BudgetMismatch CorruptLedger GuaranteeBroken GuardRefused LedgerBusy "
+    "LedgerError LedgerFull LedgerReadOnly LedgerUnreachable LedgerUnreadable LedgerVersionError NotALedger "
+    "NumericalError ParameterError",
     "fine_grid": "ddg_tau fine_grid_charge",
     "gaussian": "gaussian_delta gaussian_epsilon gaussian_mu log_gaussian_delta",
     "ledger": "Ledger",
-    "records": "NoteRecord RoundRecord",
+    "records": "CheckpointRecord NoteRecord RoundRecord",
     "rdp": "rdp_epsilon",
     "reporting": "report_data",
     "round_plan": "RoundPlan",
     "sampling": "Sampling",
+    "signing": "Head HeadSignature check_extension sign_head",
     "verification": "Verification verify",
     "views": "View standard_views",
 }

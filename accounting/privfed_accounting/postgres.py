@@ -255,10 +255,10 @@ class PostgresDatabase(Storage):
             )
         if state.startswith("53"):
             return LedgerFull(f"the server of {self.name} is out of space or memory ({text}): make room and try again")
-        if state in ("28P01", "28000"):
-            return LedgerUnreachable(f"the server of {self.name} refuses user or password: correct them")
-        if state == "3D000":
-            return LedgerUnreachable(f"the server of {self.name} has no such database: create it first")
+        if not state and "FATAL" in text:  # the server answered; libpq passes its words on, but not its SQLSTATE
+            return LedgerUnreachable(
+                f"the server of {self.name} does not let us in ({text}): correct user, password or database"
+            )
         if state.startswith("XX"):
             return CorruptLedger(f"{self.name} is damaged ({text}): restore it from a backup")
         if not state or state.startswith(("08", "57")):

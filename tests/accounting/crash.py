@@ -4,7 +4,7 @@ Forking from one warm process keeps a kill down to milliseconds. Scenarios:
 
     {"do": "die", "path", "step", "rounds", "revealed"}      child kills itself (SIGKILL) at a named step
     {"do": "kill", "path", "after", "rounds", "revealed"}    killed from outside after so many steps, wherever it is
-    {"do": "race", "path", "processes", "share"}             several children spend one budget at once
+    {"do": "race", "path", "processes", "share", "queue"}    several children spend one budget at once
     {"do": "nobody", "path"}                                 unprivileged child writes and reads; prints how it went
 
 Each prints one JSON line. A child "reveals" a round by appending its entry to the file `revealed`, after reserving and
@@ -13,16 +13,18 @@ before settling, as the protocol would.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from privfed_accounting import AccountingError, BudgetExhausted, Ledger
+from privfed_accounting.postgres import PostgresDatabase
 from tests.accounting.plans import BUDGET, plan
 
 
@@ -87,11 +89,19 @@ def kill(scenario: dict[str, Any]) -> dict[str, Any]:
     return {"status": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), "steps": seen}
 
 
+@contextlib.contextmanager
+def unqueued(self: PostgresDatabase, connection: object) -> Iterator[None]:
+    """As if the lock for which writers queue were never there."""
+    yield
+
+
 def race(scenario: dict[str, Any]) -> dict[str, Any]:
     start, go = os.pipe()
     reports, report = os.pipe()
 
     def work() -> None:
+        if not scenario["queue"]:
+            PostgresDatabase._queued = unqueued
         os.close(go)
         os.read(start, 1)  # returns at once for everybody when the parent closes its end
         accepted = 0

@@ -57,15 +57,16 @@ def revealed(path: Path) -> list[int]:
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
-def check(folder: Path) -> int:
+def check(folder: Path, location: str | None = None, *, thoroughly: bool = True) -> int:
     """Reopen after a crash: every revealed round is charged, the sum is right, the chain holds, spending goes on."""
-    path = folder / "ledger.db"
+    path = folder / "ledger.db" if location is None else location
     with Ledger.open(path, budget=BUDGET) as ledger:
         charged = {record.entry for record in ledger.rounds() if record.status != "void"}
         assert set(revealed(folder / "revealed")) <= charged, "a revealed round was forgotten"
         assert ledger.spent() == Total.of([plan(mu2=1e-5).charge(BUDGET.view)] * len(charged))
-        verdict = verify(path)
-        assert verdict.ok, verdict.problems
+        if thoroughly:
+            verdict = verify(path)
+            assert verdict.ok, verdict.problems
         entry = ledger.reserve(plan(mu2=1e-5))
         reveal = (folder / "revealed").open("a")
         reveal.write(f"{entry}\n")
@@ -96,44 +97,49 @@ def test_the_steps_are_all_there_are(tmp_path: Path) -> None:
     assert set(seen) == {step for step in STEPS if not step.startswith("reveal")}
 
 
-def kill_anywhere(run: Run, folder: Path, *, times: int, seed: int) -> None:
-    """One ledger, killed and continued again and again."""
+def kill_anywhere(run: Run, folder: Path, location: str | None = None, *, times: int, seed: int) -> None:
+    """One ledger, killed and continued again and again: opening it replays the whole chain each time."""
     order = random.Random(seed)
-    path, seen = str(folder / "ledger.db"), str(folder / "revealed")
+    path, seen = location or str(folder / "ledger.db"), str(folder / "revealed")
     least = 0
-    for _ in range(times):
+    for number in range(times):
         answer = run(do="kill", path=path, revealed=seen, after=order.randrange(1, 60), rounds=20)
         assert answer["status"] == -9
-        charged = check(folder)
+        charged = check(folder, location, thoroughly=number % 25 == 24)
         assert charged > least, "nothing that was charged is lost"
         least = charged
     assert len(revealed(folder / "revealed")) > times
 
 
-def test_killed_anywhere_thirty_times(run: Run, tmp_path: Path) -> None:
-    kill_anywhere(run, tmp_path, times=30, seed=1)
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_anywhere_two_hundred_times(run: Run, tmp_path: Path, seed: int) -> None:
+    kill_anywhere(run, tmp_path, times=50, seed=seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
-def test_killed_anywhere_two_hundred_times(run: Run, tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_anywhere_a_thousand_times(run: Run, tmp_path: Path, seed: int) -> None:
     kill_anywhere(run, tmp_path, times=50, seed=100 + seed)
 
 
 @pytest.mark.parametrize("new", [True, False])
-def test_four_processes_never_overspend_one_budget(run: Run, tmp_path: Path, new: bool) -> None:
-    path = tmp_path / "ledger.db"
+def test_eight_processes_never_overspend_one_budget(run: Run, tmp_path: Path, new: bool) -> None:
+    race(run, str(tmp_path / "ledger.db"), new=new)
+
+
+def race(run: Run, location: str, *, new: bool, processes: int = 8, queue: bool = True) -> None:
+    """Many processes reserve fortieths of one budget until they are refused: forty are accepted, and no more."""
     if not new:
-        Ledger.open(path, budget=BUDGET).close()
-    answer = run(do="race", path=str(path), processes=4, share=1 / 40)
-    assert answer["statuses"] == [0, 0, 0, 0]
-    assert len(answer["accepted"]) == 4
+        Ledger.open(location, budget=BUDGET).close()
+    answer = run(do="race", path=location, processes=processes, share=1 / 40, queue=queue)
+    assert answer["statuses"] == [0] * processes
+    assert len(answer["accepted"]) == processes
     assert sum(answer["accepted"]) == 40
-    with Ledger.open(path, budget=BUDGET) as ledger:
+    with Ledger.open(location, budget=BUDGET) as ledger:
         assert len(ledger.rounds()) == 40
         assert ledger.epsilon() <= BUDGET.epsilon
         assert ledger.remaining_mu2() == pytest.approx(0.0, abs=1e-9)
-    verdict = verify(path)
+    verdict = verify(location)
     assert verdict.ok, verdict.problems
     assert verdict.settled == 40
 

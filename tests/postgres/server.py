@@ -79,6 +79,14 @@ class Server:
         """Kill one of the server's processes as the kernel's out-of-memory killer would."""
         os.kill(backend, signal.SIGKILL)
 
+    def start(self) -> None:
+        """Start the private server, again or for the first time."""
+        if self.folder is None:
+            raise NoServer("this server is not ours")
+        top = self.folder.parent
+        options = f"-p {self.url.port} -k {top} -c listen_addresses=127.0.0.1 -c max_connections=40"
+        self.control("-l", str(top / "log"), "-o", f"{options} -c shared_buffers=16MB", "start")
+
     def control(self, *arguments: str) -> None:
         """Run pg_ctl on the private server."""
         if self.folder is None:
@@ -102,8 +110,7 @@ def private_server() -> Iterator[Server]:
         _run([str(programs / "initdb"), *arguments, "-E", "UTF8", "--no-locale"], user, top)
         url = sa.URL.create("postgresql", "privfed", PASSWORD, "127.0.0.1", port, "postgres")
         server = Server(url, folder, user)
-        options = f"-p {port} -k {top} -c listen_addresses=127.0.0.1 -c max_connections=40 -c shared_buffers=16MB"
-        server.control("-l", str(top / "log"), "-o", options, "start")
+        server.start()
         try:
             yield server
         finally:
@@ -157,7 +164,14 @@ def _run(command: list[str], user: str | None, folder: Path) -> None:
     # Into a file, for a server that inherits our pipe would keep it open.
     with tempfile.TemporaryFile() as words:
         done = subprocess.run(
-            command, cwd=folder, stdout=words, stderr=words, stdin=subprocess.DEVNULL, check=False, timeout=120, **rights
+            command,
+            cwd=folder,
+            stdout=words,
+            stderr=words,
+            stdin=subprocess.DEVNULL,
+            check=False,
+            timeout=120,
+            **rights,
         )
         words.seek(0)
         if done.returncode:

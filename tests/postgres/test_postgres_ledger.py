@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from privfed_accounting import Budget, BudgetExhausted, BudgetMismatch, CorruptLedger, Ledger, Total, report_data, verify
+from privfed_accounting import (
+    Budget,
+    BudgetExhausted,
+    BudgetMismatch,
+    CorruptLedger,
+    Ledger,
+    Total,
+    report_data,
+    verify,
+)
 from privfed_accounting.errors import LedgerReadOnly, NotALedger
 from tests.accounting.plans import BUDGET, Clock, open_plan, plan
 from tests.postgres.server import Server
@@ -94,14 +103,17 @@ def test_a_guard_that_is_gone_is_noticed(url: str, statement: str) -> None:
     with owner(url).begin() as connection:
         for part in statement.split("; "):
             connection.exec_driver_sql(part)
-    assert verify(url).problems == ["the guards entries_no_update against changing entries were removed or switched off"]
+    assert verify(url).problems == [
+        "the guards entries_no_update against changing entries were removed or switched off"
+    ]
 
 
 def test_a_guard_that_lets_everything_through_is_noticed(url: str) -> None:
     Ledger.open(url, budget=BUDGET).close()
     with owner(url).begin() as connection:
         connection.exec_driver_sql(
-            "CREATE OR REPLACE FUNCTION privfed_append_only() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
+            "CREATE OR REPLACE FUNCTION privfed_append_only() RETURNS trigger LANGUAGE plpgsql "
+            "AS 'BEGIN RETURN NEW; END'"
         )
     assert "entries_no_update, entries_no_delete, entries_no_truncate" in verify(url).problems[0]
 
@@ -109,7 +121,11 @@ def test_a_guard_that_lets_everything_through_is_noticed(url: str) -> None:
 @pytest.mark.parametrize(
     ("statements", "entry", "message"),
     [
-        (["UPDATE entries SET entry = replace(entry, '\"dimension\":100', '\"dimension\":1') WHERE seq = 4"], 4, "edited"),
+        (
+            ["UPDATE entries SET entry = replace(entry, '\"dimension\":100', '\"dimension\":1') WHERE seq = 4"],
+            4,
+            "edited",
+        ),
         (["DELETE FROM entries WHERE seq = 4"], 4, "missing"),
         (["DELETE FROM entries WHERE seq = 1"], 1, "missing"),
         (
@@ -166,7 +182,11 @@ def test_every_schema_holds_one_ledger(server: Server, url: str) -> None:
 def test_another_programs_tables(url: str) -> None:
     with owner(url).begin() as connection:
         connection.exec_driver_sql("CREATE TABLE entries (x int)")
-    for open_it in (lambda: Ledger.open(url, budget=BUDGET), lambda: Ledger.open(url, budget=None), lambda: verify(url)):
+    for open_it in (
+        lambda: Ledger.open(url, budget=BUDGET),
+        lambda: Ledger.open(url, budget=None),
+        lambda: verify(url),
+    ):
         with pytest.raises(NotALedger, match="a schema of its own"):
             open_it()
 
