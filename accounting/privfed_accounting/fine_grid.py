@@ -99,16 +99,82 @@ def fine_grid_charge(
 def _charge(l2: float, dimension: int, share_sigma: float, shares: int, distance: float, exponent: float) -> Charge:
     """Cost of checked arguments; ledgers ask for the same few again and again."""
     tau = ddg_tau(share_sigma=share_sigma, shares=shares)
-    variance = shares * share_sigma * share_sigma
     ratio = l2 / share_sigma
-    radius2 = noise_radius(dimension=dimension, sigma=math.sqrt(variance), tail_exponent=exponent) ** 2
-    slack = (dimension + radius2) / (24.0 * variance) + dimension * tau
-    return Charge(
-        mu2=_up(ratio * ratio / shares),
-        epsilon_slack=_up(slack),
-        delta_tail=_up(math.exp(-exponent)),
-        sampler_distance=_up(distance * shares * dimension) if distance > 0.0 else 0.0,
+    return _bounded(
+        ratio * ratio / shares, dimension, shares * share_sigma * share_sigma, tau, distance * shares, exponent
     )
+
+
+def _bounded(mu2: float, dimension: int, variance: float, tau: float, distance: float, exponent: float) -> Charge:
+    """Charge of noise of this variance whose sum is within tau of one discrete Gaussian, all rounded up."""
+    radius2 = noise_radius(dimension=dimension, sigma=math.sqrt(variance), tail_exponent=exponent) ** 2
+    return Charge(
+        mu2=_up(mu2),
+        epsilon_slack=_up((dimension + radius2) / (24.0 * variance) + dimension * tau),
+        delta_tail=_up(math.exp(-exponent)),
+        sampler_distance=_up(distance * dimension) if distance > 0.0 else 0.0,
+    )
+
+
+def smallest_component(*, total_variance: float, planned: int, tolerated: int) -> float:
+    """Variance of the smallest noise component of the exact drop-out policy (arXiv:2209.12528).
+
+    Each of n planned clients adds a component of variance v/n and, for k = 1..t, one of v/((n - k)(n - k + 1)); k = 1
+    has the smallest.
+    """
+    return total_variance / (planned * (planned - 1)) if tolerated else total_variance / planned
+
+
+def exact_tau(*, total_variance: float, planned: int, tolerated: int) -> float:
+    """Log-ratio, both directions together, of any sum of the policy's components to one discrete Gaussian, at most.
+
+    A component of variance a joining a sum of at least its own size has a harmonic combination v >= a/2, and costs at
+    most 10 exp(-2 pi^2 v) <= 10 exp(-pi^2 a) (accounting/README.md, "Unequal widths"); there are at most
+    planned * (tolerated + 1) components, each at least as wide as the smallest.
+
+    Raises:
+        ParameterError: the smallest component has a standard deviation below 1/2.
+    """
+    least = smallest_component(total_variance=total_variance, planned=planned, tolerated=tolerated)
+    if least < LEAST_SHARE_SIGMA**2:
+        raise ParameterError(
+            f"the smallest noise component has standard deviation {math.sqrt(least):.3g} grid steps, expected at least "
+            f"{LEAST_SHARE_SIGMA}: raise the encoding scale, or use Skellam noise or drop_outs='provision'"
+        )
+    return 10.0 * planned * (tolerated + 1) * max(math.exp(-(math.pi**2) * least), sys.float_info.min)
+
+
+@lru_cache(maxsize=4096)
+def exact_drop_out_charge(
+    *,
+    l2_sensitivity: float,
+    dimension: int,
+    total_variance: float,
+    unknown_variance: float,
+    planned: int,
+    tolerated: int,
+    sampler_distance: float = DEFAULT_SAMPLER_DISTANCE,
+    tail_exponent: float = TAIL_EXPONENT,
+) -> Charge:
+    """Cost of a round whose surplus noise was removed exactly, to a view that does not know `unknown_variance` of it.
+
+    Args:
+        l2_sensitivity, dimension, sampler_distance, tail_exponent: as in `fine_grid_charge`.
+        total_variance: v, of the noise that the released sum carries, grid steps^2.
+        unknown_variance: part of v that the view does not know, > 0; 0 gives an infinite charge.
+        planned, tolerated: clients planned, and drop-outs tolerated.
+
+    Guarantees:
+        Holds for every number of drop-outs up to the tolerance that leaves `unknown_variance` unknown or more.
+    """
+    _check_positive(l2_sensitivity, "l2_sensitivity")
+    _check_positive(total_variance, "total_variance")
+    if unknown_variance == 0.0:
+        return Charge.non_private()
+    tau = exact_tau(total_variance=total_variance, planned=planned, tolerated=tolerated)
+    draws = planned * (tolerated + 1)
+    mu2 = l2_sensitivity * l2_sensitivity / unknown_variance
+    return _bounded(mu2, dimension, unknown_variance, tau, sampler_distance * draws, tail_exponent)
 
 
 def noise_radius(*, dimension: int, sigma: float, tail_exponent: float = TAIL_EXPONENT) -> float:

@@ -11,17 +11,16 @@ from typing import Any, Literal, Self
 from privfed_accounting.budget import RELATION, Unit
 from privfed_accounting.charge import Charge
 from privfed_accounting.errors import ParameterError
-from privfed_accounting.fine_grid import DEFAULT_SAMPLER_DISTANCE, LEAST_SHARE_SIGMA, fine_grid_charge
+from privfed_accounting.fine_grid import DEFAULT_SAMPLER_DISTANCE, LEAST_SHARE_SIGMA, exact_tau
+from privfed_accounting.round_charge import hides_sample, round_charge
 from privfed_accounting.sampling import Sampling
+from privfed_accounting.skellam import require_meaningful
 from privfed_accounting.views import View
 
 Mechanism = Literal["discrete_gaussian", "skellam", "none"]
 Protection = Literal["secure_aggregation", "trusted", "local", "central"]
 DropOuts = Literal["provision", "exact"]
 NoiseSource = Literal["os", "seeded"]
-
-# Below this the sum is unchanged by the noise in every second coordinate, and no bound on it means anything.
-LEAST_SKELLAM_VARIANCE = 1.0
 
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 _CHOICES = {
@@ -136,6 +135,9 @@ class RoundPlan:
             )
         if self.mechanism == "skellam":
             self._check_skellam()
+        elif self.private and self.drop_outs == "exact":
+            variance = self.share_sigma**2 * self.guaranteed_shares
+            exact_tau(total_variance=variance, planned=self.planned_shares, tolerated=self.tolerated)
 
     def _check_skellam(self) -> None:
         least, most = self.l2_sensitivity, self.l2_sensitivity * math.sqrt(self.dimension)
@@ -144,12 +146,12 @@ class RoundPlan:
                 f"l1_sensitivity of a skellam round is {self.l1_sensitivity!r}, expected between the L2 sensitivity "
                 f"{least!r} and its {most!r} for dimension {self.dimension}: Skellam noise is accounted with both"
             )
-        variance = self.share_sigma**2 * (1 if self.protection in ("local", "central") else self.guaranteed_shares)
-        if variance < LEAST_SKELLAM_VARIANCE:
-            raise ParameterError(
-                f"the sum's Skellam noise has variance {variance!r} grid steps^2, expected at least "
-                f"{LEAST_SKELLAM_VARIANCE:g} for a bound that means anything: raise the encoding scale and the bits"
-            )
+        require_meaningful(self.share_sigma**2 * self._shares_in_sum)
+
+    @property
+    def _shares_in_sum(self) -> int:
+        """Noise shares in the sum at the guaranteed survivors."""
+        return 1 if self.protection == "central" else self.guaranteed_shares
 
     @property
     def private(self) -> bool:
@@ -157,33 +159,29 @@ class RoundPlan:
         return self.mechanism != "none"
 
     @property
-    def _beyond_version_1(self) -> bool:
-        plain = self.mechanism == "discrete_gaussian" and self.protection in ("secure_aggregation", "trusted")
-        return not plain or self.drop_outs != "provision" or self.sampling.kind != "none"
-
-    @property
     def noise_multiplier(self) -> float:
         """Noise of the sum at the guaranteed survivors over the sensitivity; 0 without noise."""
-        return math.sqrt(self.guaranteed_shares) * self.share_sigma / self.l2_sensitivity if self.private else 0.0
+        return math.sqrt(self._shares_in_sum) * self.share_sigma / self.l2_sensitivity if self.private else 0.0
+
+    @property
+    def tolerated(self) -> int:
+        """Drop-outs that the plan allows."""
+        return self.planned_shares - self.guaranteed_shares
+
+    def amplified(self, view: str | View) -> bool:
+        """Whether sampling lowers the cost in a view: one that cannot see who or what was sampled.
+
+        See accounting/README.md, "Sampling"; where this is false a sampled round costs what an unsampled one does.
+        """
+        return hides_sample(self, View.parse(view))
 
     def charge(self, view: str | View, *, survivors: int | None = None) -> Charge:
-        """Cost in a view: at the guaranteed survivors, or at as many as there really were.
+        """Cost in a view: the most that any number of survivors the plan allows makes it, or at as many as there were.
 
         Raises:
             ParameterError: the survivors are not an integer >= 0.
         """
-        shares = View.parse(view).noise_shares(self.guaranteed_shares if survivors is None else survivors)
-        if not self.private:
-            return Charge.non_private()
-        if self._beyond_version_1:
-            raise ParameterError("rounds of this kind are not accounted for yet")
-        return fine_grid_charge(
-            l2_sensitivity=self.l2_sensitivity,
-            dimension=self.dimension,
-            share_sigma=self.share_sigma,
-            shares=shares,
-            sampler_distance=self.sampler_distance,
-        )
+        return round_charge(self, View.parse(view), survivors)
 
     def as_dict(self) -> dict[str, Any]:
         """Fields by name, fit for JSON; those later than schema version 1 only where they say something."""

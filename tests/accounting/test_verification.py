@@ -223,7 +223,7 @@ def test_a_charge_below_the_truth_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
                 charge.mu2 * factor_mu2, charge.epsilon_slack * factor_slack, charge.delta_tail, charge.sampler_distance
             )
 
-        monkeypatch.setattr("privfed_accounting.round_plan.fine_grid_charge", wrong)
+        monkeypatch.setattr("privfed_accounting.round_charge.fine_grid_charge", wrong)
         with ledger_with() as ledger:
             verdict = verify(ledger)
         assert not verdict.ok
