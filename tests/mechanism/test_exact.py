@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privfed.mechanism.exact import EXP_ERROR, below_exp_minus, exp_minus
+from privfed.mechanism.exact import EXP_ERROR, below_exp_minus, exp_minus, scaled_bessel
 
 
 def true_exp(x: Fraction, bits: int) -> mpmath.mpf:
@@ -66,6 +66,27 @@ def test_comparison_goes_on_until_the_bits_decide(last: int, expected: bool) -> 
 
     assert below_exp_minus(x, known=expansion >> (4 * 64), count=80, more=more) == expected
     assert len(calls) == 4
+
+
+@pytest.mark.parametrize("x", [Fraction(2**18), Fraction(300_000.7), Fraction(2**23 + 1, 3)])
+@pytest.mark.parametrize("deviations", [0, 1, 5, 16])
+@pytest.mark.parametrize("bits", [64, 400])
+def test_scaled_bessel_is_less_than_two_units_off(x: Fraction, deviations: int, bits: int) -> None:
+    order = int(deviations * x**0.5)
+    with mpmath.workprec(1500):
+        argument = mpmath.mpf(x.numerator) / x.denominator
+        exact = mpmath.sqrt(2 * mpmath.pi * argument) * mpmath.exp(-argument) * mpmath.besseli(order, argument)
+        assert abs(scaled_bessel(order, x, bits) - exact * mpmath.mpf(2) ** bits) < EXP_ERROR
+
+
+@pytest.mark.parametrize("exponent", [40, 70, 98])
+def test_scaled_bessel_obeys_the_recurrence_at_any_size(exponent: int) -> None:
+    # I_{k-1} - I_{k+1} = 2k/x I_k (DLMF 10.29.1), at orders where mpmath's own routine gives up.
+    x, bits = Fraction(2**exponent * 7, 5), 600
+    for k in (1, 10, int(x**0.5), 15 * int(x**0.5)):
+        below, here, above = (scaled_bessel(k + i, x, bits) for i in (-1, 0, 1))
+        assert abs((below - above) - Fraction(2 * k) / x * here) < 8
+        assert exponent > 70 or below > above
 
 
 def test_certain_event_is_certain() -> None:

@@ -9,8 +9,16 @@ import mpmath
 import numpy as np
 import pytest
 
+from privfed.mechanism import skellam
 from privfed.mechanism.discrete_gaussian import _blocks, _table, distance_bits
-from privfed.mechanism.tables import UNDECIDED, CumulativeTable, cumulative_table, gaussian_weights, table_distance_bits
+from privfed.mechanism.tables import (
+    UNDECIDED,
+    CumulativeTable,
+    cumulative_table,
+    gaussian_weights,
+    skellam_weights,
+    table_distance_bits,
+)
 from tests.mechanism.planted import Planted, table_arrays
 
 SIGMAS = [0.05, 0.3, 1.0, 3.7, 10.0, 100.0]
@@ -80,6 +88,39 @@ def test_weights_are_the_exponentials(sigma: float) -> None:
             assert abs(weights[x] - exact) <= 3 * (x + 1) ** 2
         left_out = mpmath.exp(-(mpmath.mpf(len(weights)) ** 2) / (2 * mpmath.mpf(sigma) ** 2))
         assert left_out < mpmath.mpf(2) ** -139
+
+
+@pytest.mark.parametrize("variance", [0.001, 0.3, 1.0, 13.7, 1000.0, 20_000.5])
+def test_weights_are_the_bessel_functions(variance: float) -> None:
+    weights = skellam_weights(Fraction(variance))
+    with mpmath.workprec(700):
+        none = mpmath.besseli(0, mpmath.mpf(variance))
+        for x in {0, 1, 2, len(weights) // 2, len(weights) - 1}:
+            exact = mpmath.besseli(x, mpmath.mpf(variance)) / none * mpmath.mpf(2) ** 256
+            assert abs(weights[x] - exact) <= x * (2**15 + 1)
+        left_out = mpmath.besseli(len(weights), mpmath.mpf(variance)) / none
+        assert left_out < mpmath.mpf(2) ** -139
+
+
+@pytest.mark.parametrize("variance", [5e-324, 1e-60, 1.0, 2.0**18])
+def test_weights_stop_before_the_recurrence_begins(variance: float) -> None:
+    # Where the recurrence starts its bounds are 0 and 1; it has to run far enough to have forgotten that.
+    weights = skellam_weights(Fraction(variance))
+    assert 1 <= len(weights) < 0.8 * (20 * max(variance**0.5, 1) + 220)
+    assert weights == sorted(weights, reverse=True)
+
+
+@pytest.mark.parametrize("variance", [0.001, 1.0, 13.7, 300.0])
+def test_skellam_table_keeps_the_distance_it_claims(variance: float) -> None:
+    table = skellam._table(variance)
+    edges = [0, *boundaries(table), 2**128]
+    with mpmath.workprec(500):
+        reach = int(20 * variance**0.5) + 60
+        half = [mpmath.exp(-mpmath.mpf(variance)) * mpmath.besseli(k, mpmath.mpf(variance)) for k in range(reach + 1)]
+        law = {table.first + i: mpmath.mpf(edges[i + 1] - edges[i]) / 2**128 for i in range(len(edges) - 1)}
+        distance = mpmath.fsum(abs(law.get(k, 0) - half[abs(k)]) for k in range(-reach, reach + 1)) / 2
+        assert distance <= mpmath.mpf(2) ** -skellam.distance_bits(variance)
+        assert variance < 1 or distance > mpmath.mpf(2) ** -136, "suspiciously exact: is the comparison comparing?"
 
 
 def total_variation(table: CumulativeTable, sigma: float, *, one_sided: bool) -> mpmath.mpf:
