@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from privfed.errors import UsageError
 
-__all__ = ["Loss", "Step", "check_losses"]
+__all__ = ["Loss", "Lost", "Step", "check_losses"]
 
 Step = Literal["advertise", "shares", "masked", "unmask"]
+
+# Whether a client's message of a step never arrives.
+Lost = Callable[[str, Step], bool]
 
 
 @dataclass(frozen=True)

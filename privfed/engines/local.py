@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-import numpy as np
-
-from privfed.engines.faults import Loss, Step, check_losses
-from privfed.engines.secure import Lost, SecureEpoch
+from privfed.engines.clear import run_in_clear
+from privfed.engines.faults import Loss, Lost, Step, check_losses
+from privfed.engines.secure import SecureEpoch
 from privfed.engines.sources import named_sources
-from privfed.errors import DataError, FederationError, UsageError
+from privfed.errors import DataError, UsageError
 from privfed.federation import FederationBase
-from privfed.federation.client import ClientSide
-from privfed.federation.door import RoundOutcome, RoundTask, check_budget
+from privfed.federation.agreement import Agreement
+from privfed.federation.client import ClientSide, Guard
+from privfed.federation.pricing import check_budget
+from privfed.federation.rounds import RoundOutcome, RoundTask
 from privfed.mechanism.randomness import Keystream
-from privfed_accounting import Budget, Ledger, View
+from privfed.plan.terms import DropOuts, Noise, Protection, require_choice
+from privfed_accounting import Budget, Ledger, Sampling, View
 from privfed_protocols.parameters import MAX_COMPLETE
 
 __all__ = ["LocalFederation"]
 
 MAX_EPOCH_ROUNDS = 64
+
+Mode = Literal["secure", "trusted", "local", "central"]
+_PROTECTIONS: Final[dict[Mode, Protection]] = {
+    "secure": "secure_aggregation",
+    "trusted": "trusted",
+    "local": "local",
+    "central": "central",
+}
 
 
 class LocalFederation(FederationBase):
@@ -36,12 +45,19 @@ class LocalFederation(FederationBase):
         budget: `Budget(epsilon, delta, unit, view)`; None releases sums without noise.
         ledger: path of the SQLite ledger, an open `Ledger`, or None for one in memory. An existing ledger of the same
             budget goes on from what it has spent.
-        mode: "secure" runs secure aggregation; "trusted" forms the same integers in the clear, without masks: for
-            experiments with many runs, and marked in every release and entry.
-        dropout: fraction of clients that may be lost in a round, in [0, 1). Noise is sized for it.
+        mode: "secure" runs secure aggregation. The others are for comparisons, marked as such in every release and
+            entry: "trusted" forms the same integers in the clear, without masks; "local" has each client add enough
+            noise for itself (local DP); "central" has a trusted operator add the noise once.
+        noise: "discrete_gaussian" (fine grid), "skellam" (coarse grid), or "auto".
+        bits: width of the ring, 8 to 64; None lets the plan choose. Few bits make a coarse grid.
+        drop_outs: "provision" sizes every share for the fewest survivors; "exact" has the survivors give surplus noise
+            back, so that the sum carries the same noise whoever is lost.
+        sampling: who takes part in each release, `Sampling.poisson(...)` and the like; None for everybody.
+        dropout: fraction of a release's clients that may be lost, in [0, 1). Noise is sized for it.
         max_records: most rows a client may hold; sizes the grid and the float-summation term. Public.
         records_per_client: unit "client": the weight, in records, that one client may carry at most.
         losses: clients to lose on purpose, see `Loss`.
+        guards: name -> the `ClientGuard` of that client: its own policy and ledger.
         noise_seed: for tests only: noise from a seed instead of the operating system; the ledger records it.
 
     Guarantees:
@@ -68,38 +84,43 @@ class LocalFederation(FederationBase):
         *,
         budget: Budget | None = None,
         ledger: str | Path | Ledger | None = None,
-        mode: Literal["secure", "trusted"] = "secure",
+        mode: Mode = "secure",
+        noise: Noise = "auto",
+        bits: int | None = None,
+        drop_outs: DropOuts = "provision",
+        sampling: Sampling | None = None,
         dropout: float = 0.0,
         max_records: int = 1_000_000,
         records_per_client: float = 1.0,
         losses: Iterable[Loss] = (),
+        guards: Mapping[str, Guard] | None = None,
         noise_seed: int | None = None,
     ) -> None:
-        if mode not in ("secure", "trusted"):
-            raise UsageError(f"mode is {mode!r}, expected 'secure' or 'trusted'")
+        require_choice("mode", mode, Mode)
         self._sources, self._columns = named_sources(clients)
         if mode == "secure" and len(self._sources) > MAX_COMPLETE:
             raise UsageError(
                 f"{len(self._sources)} clients: secure aggregation carries at most {MAX_COMPLETE} so far;"
                 " use mode='trusted' to experiment with more"
             )
-        for source in self._sources.values():
-            if source.in_memory and len(source.load()) > max_records:
-                raise DataError(
-                    f"client {source.name!r} has {len(source.load())} rows: raise max_records, now {max_records}",
-                    client=source.name,
-                )
-        self._losses = check_losses(losses, self._sources)
         check_budget(budget)
+        self._check_rows(max_records, None if budget is None else budget.unit)
+        self._losses = check_losses(losses, self._sources)
         opened = ledger if isinstance(ledger, Ledger) else Ledger.open(_expanded(ledger), budget=budget)
+        self._noise_seed = noise_seed
+        self._drawn: dict[str, int] = {}
         super().__init__(
+            clients=tuple(self._sources),
             budget=budget,
             ledger=opened,
-            planned=len(self._sources),
             dropout=dropout,
             max_records=max_records,
             records_per_client=records_per_client,
-            trusted=mode == "trusted",
+            protection=_PROTECTIONS[mode],
+            noise=noise,
+            bits=bits,
+            drop_outs=drop_outs,
+            sampling=sampling,
             noise_source="os" if noise_seed is None else "seeded",
         )
         view = View.parse(self._terms.view)
@@ -108,17 +129,30 @@ class LocalFederation(FederationBase):
                 f"view {view}: {self.guaranteed_survivors} guaranteed survivors keep a secret from at most"
                 f" {max(self.guaranteed_survivors - 2, 0)} colluders; bring more clients, or tolerate fewer losses"
             )
-        self._dropout = dropout
-        self._noise_seed = noise_seed
-        self._drawn: dict[str, int] = dict.fromkeys(self._sources, 0)
         self._epoch: SecureEpoch | None = None
-        max_mu2 = math.inf if budget is None else self.ledger.total_mu2()
+        unknown = sorted(set(guards or {}) - set(self._sources))
+        if unknown:
+            raise UsageError(f"guards name clients {unknown}, expected some of {sorted(self._sources)}")
+        agreement = Agreement(self._terms, self._dropout, budget)
         self._sides = {
             name: ClientSide(
-                name, source.load, terms=self._terms, max_mu2=max_mu2, keystream=functools.partial(self._noise, name)
+                name,
+                source.load,
+                agreement=agreement,
+                guard=(guards or {}).get(name),
+                keystream=functools.partial(self._keystream, name),
             )
             for name, source in self._sources.items()
         }
+
+    def _check_rows(self, max_records: int, unit: str | None) -> None:
+        for source in self._sources.values():
+            if source.in_memory and len(source.load()) > max_records:
+                also = "; records_per_client says how much one client may weigh" if unit == "client" else ""
+                raise DataError(
+                    f"client {source.name!r} has {len(source.load())} rows: raise max_records, now {max_records}{also}",
+                    client=source.name,
+                )
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -142,7 +176,7 @@ class LocalFederation(FederationBase):
         self.ledger.close()
 
     def __repr__(self) -> str:
-        mode = "trusted" if self.trusted else "secure"
+        mode = next(mode for mode, protection in _PROTECTIONS.items() if protection == self.protection)
         left = "" if self.budget is None else f", {self.remaining_share:.1%} of it left"
         return f"<LocalFederation: {self.n_clients} clients, {mode}, budget {self.budget or 'none (no DP)'}{left}>"
 
@@ -152,11 +186,11 @@ class LocalFederation(FederationBase):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _noise(self, name: str) -> Keystream:
+    def _keystream(self, purpose: str) -> Keystream:
         if self._noise_seed is None:
             return Keystream()
-        self._drawn[name] += 1
-        return Keystream.seeded(hashlib.sha256(f"{self._noise_seed}/{name}/{self._drawn[name]}".encode()).digest())
+        number = self._drawn[purpose] = self._drawn.get(purpose, 0) + 1
+        return Keystream.seeded(hashlib.sha256(f"{self._noise_seed}/{purpose}/{number}".encode()).digest())
 
     def _lost(self, round: int) -> Lost:
         def lost(client: str, step: Step) -> bool:
@@ -167,9 +201,9 @@ class LocalFederation(FederationBase):
     def _run(self, task: RoundTask) -> RoundOutcome:
         lost = self._lost(self._rounds_done + 1)
         if self.trusted:
-            return self._run_trusted(task, lost)
+            return run_in_clear(self._sides, task, lost)
         try:
-            if self._epoch is None or self._epoch.rounds_left < 1 or self._epoch.dimension != task.plan.dimension:
+            if self._epoch is None or not self._epoch.carries(task):
                 self._epoch = self._new_epoch(task, lost)
             return self._epoch.run(task, lost)
         except BaseException:
@@ -178,36 +212,15 @@ class LocalFederation(FederationBase):
 
     def _new_epoch(self, task: RoundTask, lost: Lost) -> SecureEpoch:
         view = View.parse(self._terms.view)
+        guaranteed = task.plan.terms.guaranteed
         return SecureEpoch(
-            self._sides,
-            dimension=task.plan.dimension,
-            guaranteed=self.guaranteed_survivors,
+            {name: self._sides[name] for name in task.cohort},
+            plan=task.plan,
             rounds=min(task.expected_rounds, MAX_EPOCH_ROUNDS),
-            colluders=max(view.t if view.kind == "colluders" else 0, min(1, self.guaranteed_survivors - 2)),
+            colluders=max(view.t if view.kind == "colluders" else 0, min(1, guaranteed - 2)),
             dropout=self._dropout,
-            plan_digest=hashlib.sha256(self._terms.encode()).digest(),
             lost=lost,
         )
-
-    def _run_trusted(self, task: RoundTask, lost: Lost) -> RoundOutcome:
-        """Form the same sum without masks. A loss before the input counts; a later one leaves the sum whole."""
-        total = np.zeros(task.plan.dimension, dtype=np.uint64)
-        invited = [name for name in self._sides if not (lost(name, "advertise") or lost(name, "shares"))]
-        survivors = [name for name in invited if not lost(name, "masked")]
-        if len(survivors) < self.guaranteed_survivors:
-            raise FederationError(
-                f"{len(survivors)} of {self.n_clients} clients are left, the plan needs {self.guaranteed_survivors}:"
-                " tolerate more drop-outs with a larger dropout="
-            )
-        agreed = {name: self._sides[name].agree(task.task) for name in survivors}
-        for name, (query, _) in agreed.items():
-            self._sides[name].admit(query)
-        task.about_to_reveal()  # from here on the server sees vectors
-        for name, (query, plan) in agreed.items():
-            side = self._sides[name]
-            total += side.contribution(query, plan, side.admit(query))
-        lost_names = tuple(sorted(set(self._sides) - set(survivors)))
-        return RoundOutcome(total, len(invited), len(survivors), lost_names, 0)
 
 
 def _expanded(ledger: str | Path | None) -> Path | None:

@@ -5,17 +5,18 @@ Every message crosses as the bytes it would be on a wire; the two sides share no
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import numpy as np
+import msgspec
 
-from privfed.engines.faults import Step
+from privfed.engines.faults import Lost, Step
 from privfed.errors import FederationError
 from privfed.federation.client import ClientSide
-from privfed.federation.door import RoundOutcome, RoundTask
-from privfed.plan import RING_BITS
+from privfed.federation.rounds import RoundOutcome, RoundTask
+from privfed.plan import Plan, SamplingTerms
 from privfed.query import query_digest
 from privfed_protocols import (
     Client,
@@ -29,25 +30,21 @@ from privfed_protocols import (
     VectorSpec,
 )
 
-__all__ = ["Lost", "SecureEpoch"]
+__all__ = ["SecureEpoch"]
 
 logger = logging.getLogger(__name__)
 VECTOR = "statistics"
-
-Lost = Callable[[str, Step], bool]
 
 
 class SecureEpoch:
     """One set-up of the protocol and the rounds that it carries.
 
     Args:
-        clients: name -> the client's side of a release.
-        dimension: length of the vector.
-        guaranteed: fewest survivors with which a round completes.
+        clients: name -> the client's side of a release; all take part in every round.
+        plan: of the first release; those that follow have its layout.
         rounds: most rounds that the epoch carries.
         colluders: number of clients that may work with the server; the threshold exceeds it whoever is lost.
         dropout: fraction of clients that may be lost.
-        plan_digest: 32 bytes that the offer is bound to.
         lost: says whether a client's message of a step never arrives.
 
     Raises:
@@ -58,20 +55,21 @@ class SecureEpoch:
         self,
         clients: Mapping[str, ClientSide],
         *,
-        dimension: int,
-        guaranteed: int,
+        plan: Plan,
         rounds: int,
         colluders: int,
         dropout: float,
-        plan_digest: bytes,
         lost: Lost,
     ) -> None:
-        self.dimension = dimension
+        self._layout = _layout_of(plan)
+        self._cohort = tuple(clients)
         self._sides = {name.encode(): side for name, side in clients.items()}
+        spec = VectorSpec(VECTOR, plan.length, plan.bits)
+        plan_digest = hashlib.sha256(repr(self._layout).encode()).digest()
         self._server = Server(
             Offer.new(
-                vectors=(VectorSpec(VECTOR, dimension, RING_BITS),),
-                n_min=guaranteed,
+                vectors=(spec,),
+                n_min=plan.terms.guaranteed,
                 n_max=len(clients),
                 rounds=rounds,
                 plan_digest=plan_digest,
@@ -81,14 +79,14 @@ class SecureEpoch:
         )
         # What each client would insist on without being told: nobody else, no fewer, no weaker, no other plan.
         policy = ClientPolicy(
-            n_min=guaranteed,
+            n_min=plan.terms.guaranteed,
             n_max=len(clients),
             min_colluders=colluders,
             max_dropout=dropout,
             identities=frozenset(self._sides),
             plan_digests=frozenset({plan_digest}),
             max_rounds=rounds,
-            max_vector_bytes=dimension * RING_BITS // 8,
+            max_vector_bytes=spec.nbytes,
         )
         self._clients = {identity: Client(identity, policy=policy) for identity in self._sides}
         self._bytes_up = 0
@@ -97,10 +95,10 @@ class SecureEpoch:
         except (EpochFailed, PeerProtocolError) as error:
             raise FederationError(f"the set-up failed: {error}") from error
 
-    @property
-    def rounds_left(self) -> int:
-        """Rounds that this epoch still carries."""
-        return self._server.rounds_left
+    def carries(self, task: RoundTask) -> bool:
+        """Return whether a round of this epoch can do the task."""
+        same = self._layout == _layout_of(task.plan) and self._cohort == task.cohort
+        return same and self._server.rounds_left > 0
 
     def _set_up(self, lost: Lost) -> None:
         offer = dict.fromkeys(self._clients, self._server.offer)
@@ -152,7 +150,7 @@ class SecureEpoch:
         bytes_up, self._bytes_up = self._bytes_up, 0
         kept = set(result.survivors)
         return RoundOutcome(
-            total=np.asarray(result.sums[VECTOR], dtype=np.uint64),
+            total=result.sums[VECTOR],
             participants=len(result.participants),
             survivors=len(kept),
             lost=tuple(sorted(name.decode() for name in self._sides if name not in kept)),
@@ -174,8 +172,16 @@ class SecureEpoch:
         query, plan = side.agree(task.task)
         rows = side.admit(query)
         try:
-            vector = side.contribution(query, plan, rows)
+            contribution = side.contribution(query, plan, rows)
         except FederationError:
             task.about_to_reveal()  # that a query fails on a client's rows tells something about them
             raise
-        return client.submit({VECTOR: vector}, model_digest=query_digest(task.task.query), plan_digest=plan.digest)
+        return client.submit(
+            {VECTOR: contribution.vector}, model_digest=query_digest(task.task.query), plan_digest=plan.digest
+        )
+
+
+def _layout_of(plan: Plan) -> tuple[bytes, int, int]:
+    """Return what rounds of one epoch have in common: the terms but for noise, sample and seed, and the vector."""
+    terms = msgspec.structs.replace(plan.terms, noise_multiplier=0.0, sampling=SamplingTerms(), rotation_seed=bytes(32))
+    return terms.encode(), plan.length, plan.bits

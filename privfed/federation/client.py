@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import msgspec
-import numpy as np
-import numpy.typing as npt
+from typing import Protocol
 
 from privfed.errors import DataError, FederationError, PrivfedError
+from privfed.federation.agreement import Agreement
+from privfed.federation.entry import round_plan
+from privfed.federation.sampling import poisson
+from privfed.federation.vector import Contribution, noised_vector
 from privfed.mechanism.clip import clip_l2
-from privfed.mechanism.discrete_gaussian import discrete_gaussian
-from privfed.mechanism.encode import encode, to_ring
 from privfed.mechanism.randomness import Keystream
-from privfed.plan import Plan, Terms, decode_terms, make_plan
+from privfed.plan import Plan, decode_terms, make_plan
 from privfed.query import FloatArray, Query, decode_query, query_digest
+from privfed_accounting import AccountingError, RoundPlan
 
-__all__ = ["ClientSide", "Task"]
-
-RingArray = npt.NDArray[np.uint64]
+__all__ = ["ClientSide", "Guard", "Task"]
 
 
 @dataclass(frozen=True)
@@ -34,19 +32,28 @@ class Task:
     terms: bytes
 
 
+class Guard(Protocol):
+    """What a client's guard does, such as `privfed_accounting.ClientGuard`."""
+
+    def admit(self, plan: RoundPlan) -> object:
+        """Charge the client's own ledger for `plan`, or raise an `AccountingError`."""
+        ...
+
+
 class ClientSide:
     """One holder of data.
 
     Args:
         name: how the client is called in logs, errors and the release.
         load: returns the client's rows, float64 of shape `(rows, features)`; called at least once per release.
-        terms: what this client has agreed to. A task's terms must equal them but for `mu2`.
-        max_mu2: most that one release may cost, in squared GDP; a task beyond it is refused.
+        agreement: what this client has agreed to; a task beyond it is refused.
+        guard: this client's own policy and ledger, or None.
         keystream: makes a fresh source of noise for a release; the operating system's by default.
 
     Guarantees:
         The vector that `contribution` returns carries the noise share of the plan that this client derived itself from
-        the query and the agreed terms, not one that it was told.
+        the query and the agreed terms, not one that it was told. With a guard, nothing is computed before the client's
+        own ledger holds the charge.
     """
 
     def __init__(
@@ -54,14 +61,14 @@ class ClientSide:
         name: str,
         load: Callable[[], FloatArray],
         *,
-        terms: Terms,
-        max_mu2: float,
+        agreement: Agreement,
+        guard: Guard | None = None,
         keystream: Callable[[], Keystream] = Keystream,
     ) -> None:
         self.name = name
         self._load = load
-        self._terms = terms
-        self._max_mu2 = max_mu2
+        self._agreement = agreement
+        self._guard = guard
         self._keystream = keystream
 
     def agree(self, task: Task) -> tuple[Query, Plan]:
@@ -72,17 +79,19 @@ class ClientSide:
             UsageError: the task is malformed.
         """
         terms = decode_terms(task.terms)
-        if msgspec.structs.replace(terms, mu2=self._terms.mu2) != self._terms:
-            raise FederationError(
-                f"client {self.name!r} refuses the terms {terms}, it agreed to {self._terms} but for mu2"
-            )
-        if not 0.0 <= terms.mu2 <= self._max_mu2 or (self._max_mu2 < np.inf and terms.mu2 == 0.0):
-            raise FederationError(
-                f"client {self.name!r} refuses noise for mu^2 = {terms.mu2:.6g}, it allows at most {self._max_mu2:.6g}"
-                " and never none"
-            )
-        query = decode_query(task.query)
-        return query, make_plan(query, query_digest(task.query), terms)
+        self._agreement.check(terms, self.name)
+        query, digest = decode_query(task.query), query_digest(task.query)
+        plan = make_plan(query, digest, terms)
+        entry = round_plan(
+            plan, run=self.name, purpose=query.kind, query=query.kind, query_digest=digest, noise_source="os"
+        )
+        self._agreement.check_cost(entry, self.name)
+        if self._guard is not None:
+            try:
+                self._guard.admit(entry)
+            except AccountingError as error:
+                raise FederationError(f"the guard of client {self.name!r} refuses: {error}") from error
+        return query, plan
 
     def admit(self, query: Query) -> FloatArray:
         """Load this client's rows and refuse those that no query could use.
@@ -92,36 +101,31 @@ class ClientSide:
         Raises:
             DataError: the rows cannot be used; names the client.
         """
-        rows = self._load()
-        if len(rows) > self._terms.max_records:
-            raise DataError(
-                f"client {self.name!r}: {len(rows)} rows: raise max_records, now {self._terms.max_records}",
-                client=self.name,
-            )
+        rows, most = self._load(), self._agreement.terms.max_records
+        if len(rows) > most:
+            raise DataError(f"client {self.name!r}: {len(rows)} rows: raise max_records, now {most}", client=self.name)
         try:
             query.admit(rows)
         except DataError as error:
             raise DataError(f"client {self.name!r}: {error}", client=self.name) from error
         return rows
 
-    def contribution(self, query: Query, plan: Plan, rows: FloatArray) -> RingArray:
-        """Return this client's noised vector in the ring, uint64 of shape `(dimension,)`, from admitted rows.
+    def contribution(self, query: Query, plan: Plan, rows: FloatArray) -> Contribution:
+        """Return this client's noised vector in the ring, from admitted rows, and the seed of its surplus noise.
 
         Raises:
             FederationError: the query broke its promise to be defined and bounded on all admitted rows. That it did
                 tells something about them, so that an engine must leave the round charged.
         """
+        keystream, terms = self._keystream(), plan.terms
         try:
+            if terms.sampling.kind == "poisson" and terms.sampling.unit == "record":
+                rows = rows[poisson(len(rows), terms.sampling.rate, keystream)]
             vector = query.checked_contribution(rows)
-            if plan.terms.unit == "client":
-                limit = plan.terms.records_per_client
+            if terms.unit == "client":
+                limit = terms.records_per_client
                 # The weight keeps the norm within the limit if the query keeps its bounds; the clip holds it if not.
                 vector = clip_l2(vector * min(1.0, limit / max(len(rows), 1)), limit)
-            encoded = encode(vector, scale=plan.scale)
+            return noised_vector(vector, plan, keystream)
         except (PrivfedError, ArithmeticError, ValueError) as error:
             raise FederationError(f"client {self.name!r}: query {query.kind!r} failed on its rows: {error}") from error
-        if np.abs(encoded).max(initial=0) > plan.bound:
-            raise FederationError(f"client {self.name!r}: an encoded value is beyond the plan's bound {plan.bound:.6g}")
-        if plan.share_sigma > 0:
-            encoded += discrete_gaussian(plan.share_sigma, encoded.size, self._keystream())
-        return to_ring(encoded)

@@ -9,107 +9,64 @@ import logging
 import math
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import msgspec
-import numpy as np
-import numpy.typing as npt
-
-from privfed._version import __version__
-from privfed.errors import FederationError, UsageError
-from privfed.federation.client import Task
+from privfed.errors import FederationError, UsageError, checked_integer
+from privfed.federation.pricing import Pricing, check_budget
 from privfed.federation.release import Release
-from privfed.mechanism.discrete_gaussian import DISTANCE_BITS
-from privfed.mechanism.encode import decode, from_ring
-from privfed.plan import Plan, Terms, make_plan, tolerated_losses
-from privfed.query import RELATION, Query, Unit, encode_query, query_digest
-from privfed_accounting import Budget, Ledger, RoundPlan, View
+from privfed.federation.rounds import RoundOutcome, RoundTask
+from privfed.federation.sampling import check_sampling, draw_cohort
+from privfed.federation.vector import opened_vector
+from privfed.mechanism.randomness import Keystream
+from privfed.plan import Plan, Terms, tolerated_losses
+from privfed.plan.terms import DropOuts, Noise, Protection, check_terms, require_choice
+from privfed.query import Query, Unit
+from privfed_accounting import Budget, Ledger, LedgerError, Sampling, View
 
-__all__ = ["FederationBase", "RoundOutcome", "RoundTask"]
+__all__ = ["FederationBase", "check_budget"]
 
 logger = logging.getLogger(__name__)
 
-MAX_EPSILON = 35.0  # e^35 times the sampler's 2^-112 a draw: a billion draws fit into a delta of 1e-5
-
 # What every release shows; "colluders" is added where the budget guards it.
 DISPLAYED_VIEWS = ("released", "server", "client", "unmasked")
-
-
-@dataclass(frozen=True)
-class RoundTask:
-    """One release, as an engine gets it.
-
-    Attributes:
-        task: what goes to every client.
-        plan: what every party derives from it.
-        query_digest: 32 bytes that bind the round to the query.
-        expected_rounds: releases of this layout that the caller expects, this one included.
-        about_to_reveal: the engine calls it before anything is sent or done from which the sum could be learned.
-    """
-
-    task: Task
-    plan: Plan
-    query_digest: bytes
-    expected_rounds: int
-    about_to_reveal: Callable[[], None]
-
-
-@dataclass(frozen=True)
-class RoundOutcome:
-    """What an engine returns: the sum in the ring, who took part and who was in it, and the bytes that clients sent."""
-
-    total: npt.NDArray[np.uint64]
-    participants: int
-    survivors: int
-    lost: tuple[str, ...]
-    bytes_up: int
-
-
-def check_budget(budget: Budget | None) -> None:
-    """Refuse what is no budget, or one so large that its error terms cannot be counted.
-
-    Raises:
-        UsageError: with the remedy.
-    """
-    if budget is None:
-        return
-    if not isinstance(budget, Budget):
-        raise UsageError(f"budget is {budget!r}, expected privfed.Budget(epsilon=..., delta=...) or None")
-    if budget.epsilon > MAX_EPSILON:
-        raise UsageError(
-            f"epsilon is {budget.epsilon:g}, expected at most {MAX_EPSILON:g}: beyond, the sampler's distance times"
-            " exp(epsilon) does not fit into delta. Use budget=None for sums without noise"
-        )
 
 
 class FederationBase(ABC):
     """Plans, charges and settles every release; subclasses carry the bytes.
 
     Args:
+        clients: names of the clients in the federation, >= 2, in an order that stays.
         budget: what may be spent; None for sums without noise.
         ledger: an open ledger of that budget.
-        planned: clients in the federation, >= 2.
-        dropout: fraction of them that may be lost in a round, in [0, 1).
+        dropout: fraction of a release's clients that may be lost, in [0, 1).
         max_records: most rows that a client may hold.
         records_per_client: unit "client" only, see `Federation`.
-        trusted: form the sums in the clear.
+        protection: "secure_aggregation", or one of the comparison modes "trusted", "local" and "central".
+        noise: law of the noise, "auto" for the plan's choice.
+        bits: width of the ring, None for the plan's choice.
+        drop_outs: "provision" or "exact".
+        sampling: who takes part in every release that does not say otherwise; None for everybody.
         noise_source: "os", or "seeded" in tests.
     """
 
     def __init__(
         self,
         *,
+        clients: Sequence[str],
         budget: Budget | None,
         ledger: Ledger,
-        planned: int,
         dropout: float,
         max_records: int,
         records_per_client: float,
-        trusted: bool,
+        protection: Protection,
+        noise: Noise = "auto",
+        bits: int | None = None,
+        drop_outs: DropOuts = "provision",
+        sampling: Sampling | None = None,
         noise_source: Literal["os", "seeded"],
     ) -> None:
+        planned = len(clients)
         if planned < 2:
             raise UsageError(
                 f"{planned} client(s): a sum over fewer than 2 hides nothing."
@@ -124,25 +81,36 @@ class FederationBase(ABC):
             raise UsageError(
                 f"dropout={dropout} of {planned} clients may leave {guaranteed}: tolerate fewer, or bring more"
             )
+        require_choice("noise", noise, Noise)
+        require_choice("drop_outs", drop_outs, DropOuts)
         if ledger.budget != budget:
             raise UsageError(
                 f"the ledger was opened for budget {ledger.budget}, the federation has {budget}: pass the same budget="
             )
+        self._names = tuple(clients)
         self._budget = budget
         self._ledger = ledger
-        self._noise_source = noise_source
+        self._dropout = float(dropout)
         self._terms = Terms(
             unit="record" if budget is None else budget.unit,
             view="server" if budget is None else str(budget.view),
-            mu2=0.0,
+            noise_multiplier=0.0,
+            noise=noise,
+            bits=0 if bits is None else checked_integer("bits", bits, least=8, most=64),
             planned=planned,
             guaranteed=guaranteed,
-            max_records=max_records,
+            drop_outs=drop_outs,
+            max_records=checked_integer("max_records", max_records, least=1),
             records_per_client=float(records_per_client),
-            trusted=trusted,
+            protection=protection,
         )
+        check_terms(self._terms)
+        self._sampling = Sampling.none() if sampling is None else sampling
+        check_sampling(self._sampling, self._terms, self._dropout, budget)
+        self._turns = 0
         self._rounds_done = 0
-        self._run_name = f"run-{secrets.token_hex(6)}"  # public: tells the runs of one ledger apart
+        run = f"run-{secrets.token_hex(6)}"  # public: tells the runs of one ledger apart
+        self._pricing = Pricing(budget=budget, ledger=ledger, run=run, noise_source=noise_source)
 
     @property
     def n_clients(self) -> int:
@@ -151,7 +119,7 @@ class FederationBase(ABC):
 
     @property
     def guaranteed_survivors(self) -> int:
-        """Fewest clients with which a release completes; their noise alone suffices."""
+        """Fewest clients with which a release of everybody completes; their noise alone suffices."""
         return self._terms.guaranteed
 
     @property
@@ -175,9 +143,14 @@ class FederationBase(ABC):
         return self._terms.records_per_client
 
     @property
+    def protection(self) -> Protection:
+        """How vectors come together: "secure_aggregation", or a comparison mode."""
+        return self._terms.protection
+
+    @property
     def trusted(self) -> bool:
         """Whether sums are formed in the clear, without secure aggregation."""
-        return self._terms.trusted
+        return self._terms.protection != "secure_aggregation"
 
     @property
     def total_mu(self) -> float:
@@ -186,25 +159,69 @@ class FederationBase(ABC):
 
     @property
     def remaining_share(self) -> float:
-        """Part of the budget's mu^2 that is not spent; 1.0 without a budget."""
+        """Part of the budget that is not spent, by whomever: read anew from the ledger; 1.0 without a budget."""
         if self._budget is None:
             return 1.0
-        return max(0.0, self._ledger.remaining_mu2() / self._ledger.total_mu2())
+        try:
+            self._ledger.refresh()
+        except LedgerError:  # closed, or the file is gone: what was read last still stands
+            logger.debug("the ledger cannot be read again")
+        return self._pricing.remaining_share()
 
-    def noise_std(self, query: Query, share: float) -> Mapping[str, float]:
-        """Return block name -> standard deviation per coordinate, in natural units, that a release of `share` would
-        carry with the fewest survivors the plan allows. Costs nothing.
+    def noise_std(
+        self,
+        query: Query,
+        share: float | None = None,
+        *,
+        noise_multiplier: float | None = None,
+        sampling: Sampling | None = None,
+    ) -> Mapping[str, float]:
+        """Return block name -> standard deviation per coordinate, in natural units, that a release would carry with the
+        fewest survivors the plan allows. Costs nothing.
         """  # fmt: skip
-        _, plan, _ = self._prepare(query, share)
+        plan = self.plan(query, share=share, noise_multiplier=noise_multiplier, sampling=sampling)
         return query.layout.noise_std(plan.noise_std(plan.terms.guaranteed))
 
-    def release(self, query: Query, *, share: float | None = None, purpose: str = "", rounds: int = 1) -> Release:
+    def plan(
+        self,
+        query: Query,
+        *,
+        share: float | None = None,
+        noise_multiplier: float | None = None,
+        sampling: Sampling | None = None,
+    ) -> Plan:
+        """Return the plan that a release of these arguments would have, with the expected number of clients.
+
+        Costs nothing; `Plan.explain()` says in words what was chosen and why.
+        """
+        sampling = self._sampling if sampling is None else sampling
+        check_sampling(sampling, self._terms, self._dropout, self._budget)
+        expected = self._names
+        if sampling.unit == "client" and sampling.kind != "none":
+            expected = self._names[: max(2, math.floor(sampling.rate * len(self._names)))]
+        terms = self._pricing.terms_of(self._terms, sampling, len(expected), self._dropout, bytes(32))
+        return self._pricing.prepare(query, terms, share, noise_multiplier).plan
+
+    def release(
+        self,
+        query: Query,
+        *,
+        share: float | None = None,
+        noise_multiplier: float | None = None,
+        sampling: Sampling | None = None,
+        purpose: str = "",
+        rounds: int = 1,
+    ) -> Release:
         """Return the noised sum of `query` over the clients that survive the round.
 
         Args:
             query: what to sum.
-            share: fraction of the WHOLE budget's mu^2 that this release may cost, in (0, 1]; shares add up, noise falls
-                as 1 / sqrt(share). Must be given under a budget, is ignored without one.
+            share: fraction of the WHOLE budget that this release may cost, in (0, 1]; shares add up, noise falls as
+                1 / sqrt(share). Rounds that are no plain Gaussians are priced so that ceil(1 / share) of them fit.
+            noise_multiplier: instead of `share`, the standard deviation of the sum's noise at the fewest survivors
+                over the sensitivity, > 0. Under a budget exactly one of the two is given; without one, neither counts.
+            sampling: who takes part; None for what the federation was made with. Charged as what it is: only views
+                that cannot see the sample gain by it.
             purpose: words for the ledger and the report.
             rounds: releases of this same layout that will follow, this one included; sizes the set-up of the protocol.
 
@@ -221,10 +238,16 @@ class FederationBase(ABC):
         """
         if not isinstance(query, Query):
             raise UsageError(f"query is {query!r}, expected a query such as privfed.Count()")
-        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-            raise UsageError(f"rounds is {rounds!r}, expected an integer of at least 1")
-        task, plan, digest = self._prepare(query, share)
-        entry = self._ledger.reserve(self._entry(query, plan, digest, purpose))
+        rounds = checked_integer("rounds", rounds, least=1)
+        sampling = self._whose_turn(self._sampling if sampling is None else sampling)
+        check_sampling(sampling, self._terms, self._dropout, self._budget)
+        cohort = draw_cohort(self._names, sampling, self._keystream("cohort"))
+        if len(cohort) < 2:
+            raise FederationError(f"the sample holds {len(cohort)} clients, expected at least 2: raise its rate")
+        seed = self._keystream("rotation").uint64(4).tobytes()
+        terms = self._pricing.terms_of(self._terms, sampling, len(cohort), self._dropout, seed)
+        prepared = self._pricing.prepare(query, terms, share, noise_multiplier)
+        entry = self._ledger.reserve(prepared.entry(purpose))
         revealed = False
 
         def about_to_reveal() -> None:
@@ -232,7 +255,9 @@ class FederationBase(ABC):
             revealed = True
 
         try:
-            outcome = self._run(RoundTask(task, plan, digest, rounds, about_to_reveal))
+            outcome = self._run(
+                RoundTask(prepared.task, prepared.plan, prepared.digest, cohort, rounds, about_to_reveal)
+            )
         except BaseException as error:
             if not revealed:
                 self._ledger.void(entry, reason=f"{type(error).__name__} before anything was revealed")
@@ -240,70 +265,52 @@ class FederationBase(ABC):
                 error.charged = True
             logger.warning("release %r failed, charged: %s", query.kind, revealed)
             raise
-        return self._settle(query, plan, entry, outcome)
+        self._turns += sampling.kind == "round_robin"
+        return self._settle(query, prepared.plan, entry, outcome)
 
     @abstractmethod
     def _run(self, task: RoundTask) -> RoundOutcome:
         """Run one round; raise `FederationError` if it cannot be completed."""
 
-    def _prepare(self, query: Query, share: float | None) -> tuple[Task, Plan, bytes]:
-        mu2 = 0.0
-        if self._budget is not None:
-            if share is None:
-                raise UsageError(
-                    "under a budget every release needs its share of it: pass share=0.1 for a tenth"
-                    " (remaining_share tells what is left)"
-                )
-            if not (isinstance(share, int | float) and math.isfinite(share) and 0.0 < share <= 1.0):
-                raise UsageError(f"share is {share!r}, expected a fraction in (0, 1]")
-            mu2 = share * self._ledger.total_mu2()
-        encoded = encode_query(query)
-        digest = query_digest(encoded)
-        terms = msgspec.structs.replace(self._terms, mu2=mu2)
-        return Task(encoded, terms.encode()), make_plan(query, digest, terms), digest
+    def _keystream(self, purpose: str) -> Keystream:
+        """Return fresh randomness of the coordinator; of the operating system unless an engine is for tests."""
+        return Keystream()
 
-    def _entry(self, query: Query, plan: Plan, digest: bytes, purpose: str) -> RoundPlan:
-        return RoundPlan(
-            run=self._run_name,
-            purpose=purpose or query.kind,
-            query=query.kind,
-            mechanism=plan.mechanism,
-            protection="trusted" if plan.terms.trusted else "secure_aggregation",
-            unit=plan.terms.unit,
-            relation=RELATION,
-            l2_sensitivity=plan.l2_sensitivity,
-            dimension=plan.dimension,
-            scale=plan.scale,
-            bits=plan.bits,
-            share_sigma=plan.share_sigma,
-            planned_shares=plan.terms.planned,
-            guaranteed_shares=plan.terms.guaranteed,
-            noise_source=self._noise_source,
-            plan_digest=plan.digest.hex(),
-            query_digest=digest.hex(),
-            software=f"privfed {__version__}",
-            sampler_distance=2.0**-DISTANCE_BITS,
-        )
+    def _whose_turn(self, sampling: Sampling) -> Sampling:
+        """Return the sampling with the turn that comes next, where cohorts take turns."""
+        if sampling.kind != "round_robin":
+            return sampling
+        turn = sampling.turn + self._turns
+        return Sampling.round_robin(sampling.size, sampling.population, unit=sampling.unit, turn=turn)
 
     def _settle(self, query: Query, plan: Plan, entry: int, outcome: RoundOutcome) -> Release:
         self._ledger.settle(
             entry, participants=outcome.participants, survivors=outcome.survivors, bytes_up=outcome.bytes_up
         )
-        values = query.layout.unflatten(decode(from_ring(outcome.total), scale=plan.scale))
+        kept = outcome.survivors - len(outcome.surplus) if plan.terms.drop_outs == "exact" and plan.terms.private else 0
+        vector = opened_vector(
+            outcome.total,
+            plan,
+            survivors=outcome.survivors,
+            surplus=outcome.surplus,
+            keystream=self._keystream("central"),
+        )
         self._rounds_done += 1
         return Release(
             query=query.kind,
             round=self._rounds_done,
-            values=values,
-            noise_std=query.layout.noise_std(plan.noise_std(outcome.survivors)),
+            values=query.layout.unflatten(vector),
+            noise_std=query.layout.noise_std(plan.noise_std(outcome.survivors, kept_surplus=kept)),
             participants=outcome.participants,
             survivors=outcome.survivors,
             lost=outcome.lost,
             private=plan.mechanism != "none",
-            protection="trusted" if plan.terms.trusted else "secure_aggregation",
+            protection=plan.terms.protection,
             entry=entry,
             epsilon=self._epsilons(),
             bytes_up=outcome.bytes_up,
+            plan=plan,
+            kept_surplus=kept,
         )
 
     def _epsilons(self) -> dict[str, float]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+from privfed.plan import Plan
+from privfed.plan.terms import Protection
 from privfed.query import FloatArray, Query, Unit
-from privfed_accounting import Budget, Ledger
+from privfed_accounting import Budget, Ledger, Sampling
 
 __all__ = ["Federation", "Protection", "Release"]
-
-Protection = Literal["secure_aggregation", "trusted"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,15 @@ class Release:
         survivors: clients whose contribution is in the sum.
         lost: names of clients that dropped out on the way.
         private: whether the sum carries noise that a budget was charged for.
-        protection: "secure_aggregation", or "trusted" where the sum was formed in the clear (for experiments).
+        protection: "secure_aggregation", or a mode for comparisons: "trusted" (the same sum, formed in the clear),
+            "local" (each client's noise hides it alone), "central" (the operator saw everything and added the noise).
         entry: number of the ledger entry.
         epsilon: view -> epsilon charged so far, this release included, at the budget's delta: for the fewest survivors
             that the plans allow. The report adds the smaller one that the real survivors gave. Empty without a budget.
         bytes_up: bytes that all clients sent for this round, set-up included when the round opened an epoch.
+        plan: what the release was made by: regime, bits, noise, sampling; None where it is not known.
+        kept_surplus: drop_outs "exact": survivors whose surplus noise stayed in, because they were lost before they
+            could give it back; `noise_std` counts it.
     """
 
     query: str
@@ -47,6 +51,8 @@ class Release:
     entry: int
     epsilon: Mapping[str, float] = field(default_factory=dict)
     bytes_up: int = 0
+    plan: Plan | None = field(default=None, repr=False)
+    kept_surplus: int = 0
 
     def __getitem__(self, block: str) -> FloatArray:
         """Return the noised sum of `block`."""
@@ -119,10 +125,26 @@ class Federation(Protocol):
         """Part of the budget that is left."""
         ...
 
-    def release(self, query: Query, *, share: float | None = None, purpose: str = "", rounds: int = 1) -> Release:
+    def release(
+        self,
+        query: Query,
+        *,
+        share: float | None = None,
+        noise_multiplier: float | None = None,
+        sampling: Sampling | None = None,
+        purpose: str = "",
+        rounds: int = 1,
+    ) -> Release:
         """Return the noised sum of `query`; see `FederationBase.release`."""
         ...
 
-    def noise_std(self, query: Query, share: float) -> Mapping[str, float]:
+    def noise_std(
+        self,
+        query: Query,
+        share: float | None = None,
+        *,
+        noise_multiplier: float | None = None,
+        sampling: Sampling | None = None,
+    ) -> Mapping[str, float]:
         """Return what a release would carry at the fewest survivors the plan allows; costs nothing."""
         ...

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from privfed.errors import UsageError
 from privfed.federation.release import Federation, Release
 from privfed.query import Block, FloatArray, Query, Unit, decode_query, encode_query, frozen_array, require_moderate
-from privfed_accounting import Budget, Ledger
+from privfed_accounting import Budget, Ledger, Sampling
 
 __all__ = ["LinearMap", "Transformed", "TransformedFederation", "principal_components"]
 
@@ -198,12 +198,35 @@ class TransformedFederation:
         """Part of the budget that is left."""
         return self._below.remaining_share
 
-    def noise_std(self, query: Query, share: float) -> Mapping[str, float]:
+    def noise_std(
+        self,
+        query: Query,
+        share: float | None = None,
+        *,
+        noise_multiplier: float | None = None,
+        sampling: Sampling | None = None,
+    ) -> Mapping[str, float]:
         """Return what a release would carry; see `FederationBase.noise_std`."""
-        return self._below.noise_std(Transformed.of(query, self._map), share)
-
-    def release(self, query: Query, *, share: float | None = None, purpose: str = "", rounds: int = 1) -> Release:
-        """Return the release of `query` over mapped rows; see `FederationBase.release`."""
         mapped = Transformed.of(query, self._map)
-        release = self._below.release(mapped, share=share, purpose=purpose or query.kind, rounds=rounds)
+        return self._below.noise_std(mapped, share, noise_multiplier=noise_multiplier, sampling=sampling)
+
+    def release(
+        self,
+        query: Query,
+        *,
+        share: float | None = None,
+        noise_multiplier: float | None = None,
+        sampling: Sampling | None = None,
+        purpose: str = "",
+        rounds: int = 1,
+    ) -> Release:
+        """Return the release of `query` over mapped rows; see `FederationBase.release`."""
+        release = self._below.release(
+            Transformed.of(query, self._map),
+            share=share,
+            noise_multiplier=noise_multiplier,
+            sampling=sampling,
+            purpose=purpose or query.kind,
+            rounds=rounds,
+        )
         return replace(release, query=query.kind)

@@ -9,7 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from privfed.errors import UsageError
-from privfed.plan import MAX_SCALE, NOISE_TAIL, Terms, decode_terms, make_plan
+from privfed.plan import SamplingTerms, Terms, decode_terms, make_plan
+from privfed.plan.fine import MAX_SCALE, NOISE_TAIL
 from privfed.statistics.moments import Moments, VectorSum
 from privfed_accounting import View, fine_grid_charge
 
@@ -21,12 +22,12 @@ def terms(**changes: object) -> Terms:
     base = {
         "unit": "record",
         "view": "server",
-        "mu2": 0.04,
+        "noise_multiplier": 5.0,
         "planned": 20,
         "guaranteed": 16,
         "max_records": 10_000,
         "records_per_client": 1.0,
-        "trusted": False,
+        "protection": "secure_aggregation",
     }
     return Terms(**(base | changes))
 
@@ -52,7 +53,7 @@ def test_the_noise_of_the_guaranteed_survivors_suffices_and_nothing_wraps(
         terms(
             unit=unit,
             view=view,
-            mu2=mu2,
+            noise_multiplier=math.sqrt(guaranteed / (honest * mu2)),
             planned=planned,
             guaranteed=guaranteed,
             max_records=max_records,
@@ -75,31 +76,35 @@ def test_the_noise_of_the_guaranteed_survivors_suffices_and_nothing_wraps(
 
 
 def test_no_noise_without_a_cost() -> None:
-    plan = make_plan(QUERY, DIGEST, terms(mu2=0.0))
+    plan = make_plan(QUERY, DIGEST, terms(noise_multiplier=0.0))
     assert plan.mechanism == "none"
     assert plan.share_sigma == 0.0
 
 
 def test_noise_grows_as_the_root_of_the_shares() -> None:
     plan = make_plan(QUERY, DIGEST, terms())
-    assert plan.noise_std(16) == pytest.approx(1 / math.sqrt(0.04), rel=1e-4)
+    assert plan.noise_std(16) == pytest.approx(5.0, rel=1e-4)
     assert plan.noise_std(20) == pytest.approx(plan.noise_std(16) * math.sqrt(20 / 16))
 
 
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"view": "colluders(16)"}, "honest noise shares"),
-        ({"view": "client", "guaranteed": 1}, "honest noise shares"),
-        ({"mu2": -1.0}, "mu2"),
-        ({"mu2": math.nan}, "mu2"),
+        ({"view": "colluders(16)"}, "no honest noise share"),
+        ({"view": "client", "guaranteed": 1}, "no honest noise share"),
+        ({"noise_multiplier": -1.0}, "noise_multiplier"),
+        ({"noise_multiplier": math.nan}, "noise_multiplier"),
         ({"guaranteed": 21}, "guaranteed"),
         ({"guaranteed": 0}, "guaranteed"),
         ({"max_records": 0}, "max_records"),
         ({"records_per_client": 0.0}, "records_per_client"),
         ({"records_per_client": math.inf}, "records_per_client"),
-        ({"mu2": 1e-30}, "epsilon between"),
-        ({"mu2": 1e30}, "epsilon between"),
+        ({"noise_multiplier": 1e15}, "epsilon between"),
+        ({"noise_multiplier": 1e-15}, "epsilon between"),
+        ({"bits": 7}, "bits is 7"),
+        ({"bits": 65}, "bits is 65"),
+        ({"rotation_seed": b"short"}, "seed"),
+        ({"drop_outs": "exact", "protection": "local"}, "provision"),
         ({"max_records": 2**60}, "lower max_records"),
     ],
 )
@@ -112,14 +117,19 @@ def test_every_term_and_the_query_are_in_the_digest() -> None:
     changes = [
         {"unit": "client"},
         {"view": "released"},
-        {"mu2": 0.05},
+        {"noise_multiplier": 4.0},
+        {"noise": "discrete_gaussian"},
+        {"bits": 64},
         {"planned": 21},
         {"guaranteed": 15},
         {"max_records": 9},
         {"records_per_client": 2.0},
-        {"trusted": True},
+        {"protection": "trusted"},
+        {"drop_outs": "exact"},
+        {"sampling": SamplingTerms("poisson", "record", rate=0.5)},
+        {"rotation_seed": b"\x01" * 32},
     ]
-    assert {key for change in changes for key in change} == set(Terms.__struct_fields__)
+    assert {key for change in changes for key in change} | {"version"} == set(Terms.__struct_fields__)
     digests = {make_plan(QUERY, DIGEST, terms(**change)).digest for change in [{}, *changes]}
     digests.add(make_plan(QUERY, b"\x01" * 32, terms()).digest)
     assert len(digests) == len(changes) + 2
@@ -130,14 +140,17 @@ def test_terms_travel_strictly() -> None:
     wire = msgspec.msgpack.decode(terms().encode())
     for bad in (
         wire | {"extra": 1},
-        {k: v for k, v in wire.items() if k != "mu2"},
+        {k: v for k, v in wire.items() if k != "noise_multiplier"},
         wire | {"unit": "row"},
-        wire | {"mu2": "1"},
+        wire | {"noise_multiplier": "1"},
+        wire | {"sampling": {"kind": "dice"}},
     ):
         with pytest.raises(UsageError, match="malformed"):
             decode_terms(msgspec.msgpack.encode(bad))
     with pytest.raises(UsageError, match="malformed"):
         decode_terms(terms().encode() + b"\x00")
+    with pytest.raises(UsageError, match="version 1, expected 2"):
+        decode_terms(terms(version=1).encode())
 
 
 def test_plans_are_the_same_at_every_party() -> None:

@@ -1,0 +1,76 @@
+"""What a client agreed to before it takes part, and the check of every task against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from privfed.errors import FederationError
+from privfed.plan import Terms, tolerated_losses
+from privfed_accounting import Budget, RoundPlan, Total
+
+__all__ = ["Agreement"]
+
+ROUNDING = 1e-9  # of epsilon: two parties' floats
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The terms of a federation, as each client knows them.
+
+    Attributes:
+        terms: what every release has in common; noise, sampling and rotation seed are each release's own.
+        dropout: fraction of a cohort that may be lost.
+        budget: what all releases together may cost; None allows sums without noise, and only those.
+    """
+
+    terms: Terms
+    dropout: float
+    budget: Budget | None
+
+    def check(self, terms: Terms, client: str) -> None:
+        """Refuse terms that are not those agreed on.
+
+        Raises:
+            FederationError: naming the client.
+        """
+        agreed = msgspec.structs.replace(
+            self.terms,
+            noise_multiplier=terms.noise_multiplier,
+            sampling=terms.sampling,
+            rotation_seed=terms.rotation_seed,
+            **self._sizes(terms),
+        )
+        if terms != agreed:
+            raise FederationError(
+                f"client {client!r} refuses the terms {terms}, it agreed to {agreed} but for noise, sampling and seed"
+            )
+        if (self.budget is not None) != terms.private:
+            asked = "a sum without noise" if self.budget is not None else "noise without a budget"
+            raise FederationError(f"client {client!r} refuses {asked}: it agreed to {self.budget or 'no budget'}")
+
+    def check_cost(self, entry: RoundPlan, client: str) -> None:
+        """Refuse a release that alone would cost more than the whole budget in the view that it guards.
+
+        Raises:
+            FederationError: naming the client.
+        """
+        if self.budget is None:
+            return
+        epsilon = Total.of([entry.charge(self.budget.view)]).epsilon(self.budget.delta)
+        if not epsilon <= self.budget.epsilon * (1.0 + ROUNDING):
+            raise FederationError(
+                f"client {client!r} refuses noise so small that epsilon is {epsilon:.6g}, it allows at most"
+                f" {self.budget.epsilon:.6g} in all"
+            )
+
+    def _sizes(self, terms: Terms) -> dict[str, int]:
+        """Return how many clients the terms may plan with: all, or a cohort if clients are sampled."""
+        sampling, everybody = terms.sampling, self.terms.planned
+        if sampling.unit != "client" or sampling.kind == "none":
+            return {}
+        planned = min(max(terms.planned, 2), everybody)
+        if sampling.kind != "poisson":
+            planned = min(planned, sampling.size)
+        return {"planned": planned, "guaranteed": planned - tolerated_losses(planned, self.dropout)}

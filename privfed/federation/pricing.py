@@ -1,0 +1,123 @@
+"""From a share of a budget, or a noise multiplier, to terms, plan and ledger entry."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from privfed.errors import UsageError, checked_number
+from privfed.federation.client import Task
+from privfed.federation.entry import Maker, affordable_noise, round_plan
+from privfed.plan import Plan, SamplingTerms, Terms, make_plan, tolerated_losses
+from privfed.query import Query, encode_query, query_digest
+from privfed_accounting import Budget, Ledger, RoundPlan, Sampling
+
+__all__ = ["Prepared", "Pricing", "check_budget"]
+
+MAX_EPSILON = 35.0  # e^35 times the sampler's 2^-112 a draw: a billion draws fit into a delta of 1e-5
+
+
+def check_budget(budget: Budget | None) -> None:
+    """Refuse what is no budget, or one so large that its error terms cannot be counted.
+
+    Raises:
+        UsageError: with the remedy.
+    """
+    if budget is None:
+        return
+    if not isinstance(budget, Budget):
+        raise UsageError(f"budget is {budget!r}, expected privfed.Budget(epsilon=..., delta=...) or None")
+    if budget.epsilon > MAX_EPSILON:
+        raise UsageError(
+            f"epsilon is {budget.epsilon:g}, expected at most {MAX_EPSILON:g}: beyond, the sampler's distance times"
+            " exp(epsilon) does not fit into delta. Use budget=None for sums without noise"
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One release, ready to be charged and run."""
+
+    task: Task
+    plan: Plan
+    digest: bytes
+    query: str
+    run: str
+    noise_source: Literal["os", "seeded"]
+
+    def entry(self, purpose: str) -> RoundPlan:
+        """Return what the ledger is charged."""
+        return round_plan(
+            self.plan,
+            run=self.run,
+            purpose=purpose or self.query,
+            query=self.query,
+            query_digest=self.digest,
+            noise_source=self.noise_source,
+        )
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """What a budget pays for.
+
+    Attributes:
+        budget: what may be spent, or None.
+        ledger: where it is written down.
+        run, noise_source: of the ledger's entries.
+    """
+
+    budget: Budget | None
+    ledger: Ledger
+    run: str
+    noise_source: Literal["os", "seeded"]
+
+    def remaining_share(self) -> float:
+        """Return the part of the budget's mu^2 that is not spent."""
+        return max(0.0, self.ledger.remaining_mu2() / self.ledger.total_mu2())
+
+    def terms_of(self, agreed: Terms, sampling: Sampling, clients: int, dropout: float, seed: bytes) -> Terms:
+        """Return the terms of one release of `clients` out of all that were agreed on, noise left open."""
+        sizes = {}
+        if sampling.unit == "client" and sampling.kind != "none":
+            sizes = {"planned": clients, "guaranteed": clients - tolerated_losses(clients, dropout)}
+        return msgspec.structs.replace(agreed, sampling=SamplingTerms.of(sampling), rotation_seed=seed, **sizes)
+
+    def prepare(self, query: Query, terms: Terms, share: float | None, noise_multiplier: float | None) -> Prepared:
+        """Return the release that `share` of the budget or `noise_multiplier` buys.
+
+        Raises:
+            UsageError: not exactly one of the two under a budget, out of range, or no plan.
+        """
+        encoded = encode_query(query)
+        digest = query_digest(encoded)
+
+        def make(multiplier: float) -> tuple[Plan, RoundPlan]:
+            plan = make_plan(query, digest, msgspec.structs.replace(terms, noise_multiplier=multiplier))
+            return plan, self._prepared(b"", plan, digest, query).entry("")
+
+        multiplier = 0.0
+        if self.budget is not None:
+            multiplier = self._multiplier(self.budget, share, noise_multiplier, make)
+        plan = make_plan(query, digest, msgspec.structs.replace(terms, noise_multiplier=multiplier))
+        return self._prepared(encoded, plan, digest, query)
+
+    def _prepared(self, encoded: bytes, plan: Plan, digest: bytes, query: Query) -> Prepared:
+        return Prepared(Task(encoded, plan.terms.encode()), plan, digest, query.kind, self.run, self.noise_source)
+
+    def _multiplier(self, budget: Budget, share: float | None, noise_multiplier: float | None, make: Maker) -> float:
+        if share is not None and noise_multiplier is not None:
+            raise UsageError("share and noise_multiplier are two ways to say one thing: give one of them")
+        if noise_multiplier is not None:
+            return checked_number("noise_multiplier", noise_multiplier)
+        if share is None:
+            raise UsageError(
+                "under a budget every release needs its share of it: pass share=0.1 for a tenth"
+                " (remaining_share tells what is left), or noise_multiplier="
+            )
+        if not (isinstance(share, int | float) and math.isfinite(share) and 0.0 < share <= 1.0):
+            raise UsageError(f"share is {share!r}, expected a fraction in (0, 1]")
+        return affordable_noise(share, budget, self.ledger.total_mu2(), make)

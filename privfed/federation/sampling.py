@@ -1,0 +1,107 @@
+"""Who takes part: cohorts of clients that the coordinator draws, and rows that a client draws in secret."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from privfed.errors import UsageError
+from privfed.mechanism.randomness import Keystream
+from privfed.plan import Terms, tolerated_losses
+from privfed_accounting import Budget, Sampling
+
+__all__ = ["check_sampling", "draw_cohort", "poisson", "turns"]
+
+TOO_SMALL = 1e-6  # of delta: chance that a Poisson cohort is too small to be summed, beyond which it is refused
+
+
+def check_sampling(sampling: Sampling, terms: Terms, dropout: float, budget: Budget | None) -> None:
+    """Refuse sampling that this federation cannot do, or that would not be worth what it is charged.
+
+    Poisson cohorts need noise that does not depend on how many came: no drop-outs tolerated, or taken out exactly. With
+    provision, the variance of the sum would tell their number, and amplification counts on nobody knowing it.
+
+    Raises:
+        UsageError: with the remedy.
+    """
+    if not isinstance(sampling, Sampling):
+        raise UsageError(f'sampling is {sampling!r}, expected privfed.Sampling.poisson(0.1, unit="record") or the like')
+    if sampling.kind == "none":
+        return
+    if sampling.unit == "record":
+        if sampling.kind != "poisson":
+            raise UsageError(
+                f"records are sampled by Poisson coins only, found {sampling.kind!r}: use Sampling.poisson"
+            )
+        if budget is not None and budget.unit != "record":
+            raise UsageError("sampled records amplify nothing for unit 'client': sample clients, or nothing")
+        return
+    if sampling.kind != "poisson":
+        _check_cohorts(sampling, terms, dropout)
+        return
+    if terms.drop_outs != "exact" and dropout > 0:
+        raise UsageError("Poisson samples of clients need noise that tells no numbers: use drop_outs='exact'")
+    if budget is not None:
+        others, rate = terms.planned - 1, sampling.rate
+        risk = (1.0 - rate) ** others + others * rate * (1.0 - rate) ** (others - 1)
+        if risk > TOO_SMALL * budget.delta:
+            raise UsageError(
+                f"a Poisson sample of {terms.planned} clients at rate {rate:g} has fewer than 2 with probability"
+                f" {risk:.2g}, too often to hide who is in it: raise the rate, or use Sampling.fixed_size"
+            )
+
+
+def _check_cohorts(sampling: Sampling, terms: Terms, dropout: float) -> None:
+    if sampling.population != terms.planned:
+        raise UsageError(
+            f"the sampling is of {sampling.population} clients, the federation has {terms.planned}: use that population"
+        )
+    smallest = terms.planned // sampling.period if sampling.kind == "round_robin" else sampling.size
+    if smallest - tolerated_losses(smallest, dropout) < 2:
+        raise UsageError(f"cohorts of {smallest} clients may leave fewer than 2 of them: sample more")
+
+
+def poisson(size: int, rate: float, keystream: Keystream) -> npt.NDArray[np.bool_]:
+    """Return `size` independent coins, True with probability `rate` rounded down to a multiple of 2^-64.
+
+    Args:
+        size: number of coins.
+        rate: in (0, 1].
+        keystream: where the random bits come from.
+    """
+    if rate >= 1.0:
+        return np.ones(size, dtype=np.bool_)
+    return np.asarray(keystream.uint64(size) < np.uint64(math.floor(rate * 2.0**64)))
+
+
+def draw_cohort(names: Sequence[str], sampling: Sampling, keystream: Keystream) -> tuple[str, ...]:
+    """Return the clients of one release, in the order of `names`.
+
+    Args:
+        names: all clients; for "round_robin" always in the same order.
+        sampling: whose unit is "client"; with any other everybody takes part.
+        keystream: where the random bits come from.
+    """
+    if sampling.unit != "client" or sampling.kind == "none":
+        return tuple(names)
+    if sampling.kind == "poisson":
+        return _taken(names, poisson(len(names), sampling.rate, keystream))
+    if sampling.kind == "round_robin":
+        return turns(names, sampling)[sampling.turn]
+    keys = keystream.uint64(2 * len(names)).reshape(2, -1)  # two tie with probability n^2 2^-128
+    chosen = np.zeros(len(names), dtype=np.bool_)
+    chosen[np.lexsort((keys[0], keys[1]))[: sampling.size]] = True
+    return _taken(names, chosen)
+
+
+def _taken(names: Sequence[str], chosen: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+    return tuple(name for name, taken in zip(names, chosen, strict=True) if taken)
+
+
+def turns(names: Sequence[str], sampling: Sampling) -> list[tuple[str, ...]]:
+    """Return the disjoint cohorts of a round-robin schedule, of nearly equal sizes, none above `sampling.size`."""
+    parts = np.array_split(np.arange(len(names)), sampling.period)
+    return [tuple(names[index] for index in part) for part in parts]

@@ -1,0 +1,126 @@
+"""The coarse grid: few bits a coordinate. Rotated, rounded at random, Skellam noise, and sums that hardly ever wrap.
+
+The scale is the finest at which the sum of all clients wraps in any coordinate with probability at most 1e-4 a round
+(`privfed.mechanism.bits`). Coarser rounding is paid for in noise, because the sensitivity grows: with few bits, many
+clients or many coordinates it would grow beyond use, and the plan refuses and names the bits that would do.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from privfed.errors import UsageError
+from privfed.mechanism.bits import choose_scale, sum_deviation
+from privfed.mechanism.rotation import Rotation
+from privfed.mechanism.rounding import MAX_NORM, rounding_bound
+from privfed.mechanism.sensitivity import l1_of_integers, record_terms
+from privfed.plan.fine import ROUNDED_UP, bounded_row_error
+from privfed.plan.grid import Grid, capacity_of, share_of
+from privfed.plan.terms import LEAST_BITS, Terms
+from privfed.query import Query
+
+__all__ = ["MAX_PRICE", "MOST_BITS", "coarse_grid", "grid_norm", "usable_bits"]
+
+MAX_PRICE: Final = 3.0  # sensitivity on the grid over that of the real vector: nine times the variance
+CHEAP: Final = 1.01  # of the same: what bits are chosen for if nobody says
+MOST_BITS: Final = 32  # beyond, the fine grid is at least as good
+LEAST_VARIANCE: Final = 1.0  # of the sum, in grid units: below, no bound on the noise means anything
+SCALE_DIGITS: Final = 12  # binary digits of the scale: parties whose floats differ in the last place still agree
+
+
+def coarse_grid(query: Query, terms: Terms, bits: int) -> Grid:
+    """Return the finest grid whose sums wrap in a ring of `bits` with probability at most 1e-4 a round.
+
+    Raises:
+        UsageError: the rounding would cost too much; names the bits that would do.
+    """
+    grid = _grid(query, terms, bits)
+    price = _price(query, terms, grid)
+    if price > MAX_PRICE or _sum_variance(terms, grid) < LEAST_VARIANCE:
+        found = f"{bits} bits for the sum of {terms.planned} clients leave a sensitivity {price:.3g} times too large"
+        raise UsageError(f"{found}: use at least {usable_bits(query, terms, price=MAX_PRICE)} bits, or more noise")
+    return grid
+
+
+def usable_bits(query: Query, terms: Terms, *, price: float = CHEAP) -> int:
+    """Return the fewest bits at which rounding multiplies the sensitivity by at most `price`.
+
+    Raises:
+        UsageError: 32 bits do not do it.
+    """
+    for bits in range(LEAST_BITS, MOST_BITS + 1):
+        grid = _grid(query, terms, bits)
+        if _price(query, terms, grid) <= price and _sum_variance(terms, grid) >= LEAST_VARIANCE:
+            return bits
+    raise UsageError(
+        f"no ring of up to {MOST_BITS} bits holds the sum of {terms.planned} clients of up to"
+        f" {capacity_of(terms):g} each on a grid worth its noise: use noise='discrete_gaussian', lower max_records"
+    )
+
+
+def grid_norm(terms: Terms, scale: float) -> float:
+    """Return the L2 norm that one client's vector may reach on the grid, float error of the rotation included."""
+    return capacity_of(terms) * scale * (1.0 + 2.0**-40)
+
+
+def _grid(query: Query, terms: Terms, bits: int) -> Grid:
+    rotation = Rotation(dimension=query.layout.size, seed=terms.rotation_seed)
+    per_share = terms.planned if terms.protection == "central" else 1
+
+    def deviation(scale: float) -> float:
+        share = share_of(terms, _sensitivity(query, terms, scale, rotation)[0])
+        return sum_deviation(
+            norm=grid_norm(terms, scale),
+            clients=terms.planned,
+            block=rotation.block,
+            share_variance=share**2 / per_share,
+        )
+
+    finest = MAX_NORM / (2.0 * capacity_of(terms)) - math.sqrt(rotation.length) / capacity_of(terms)
+    chosen = choose_scale(deviation, bits=bits, dimension=rotation.length, finest=max(finest, 2.0**-50))
+    mantissa, exponent = math.frexp(chosen.scale)
+    scale = math.ldexp(math.floor(math.ldexp(mantissa, SCALE_DIGITS)), exponent - SCALE_DIGITS)
+    l2, l1 = _sensitivity(query, terms, scale, rotation)
+    return Grid(
+        regime="coarse",
+        mechanism="skellam",
+        bits=bits,
+        length=rotation.length,
+        scale=scale,
+        bound=grid_norm(terms, scale) + math.sqrt(rotation.length) + 1,
+        l2_sensitivity=l2,
+        l1_sensitivity=l1,
+        share_sigma=share_of(terms, l2) * ROUNDED_UP,
+        wrap_probability=chosen.wraps,
+    )
+
+
+def _sensitivity(query: Query, terms: Terms, scale: float, rotation: Rotation) -> tuple[float, float]:
+    """Return D2 and D1 on the grid.
+
+    One client's vector, unit "client", is rounded under a bound that holds with certainty. The sum of a client's
+    records, unit "record", is rounded to nearest; two such sums also differ by the float error of two rotations.
+    """
+    if terms.unit == "client":
+        bound = rounding_bound(norm=grid_norm(terms, scale), dimension=rotation.length)
+        return bound.l2, bound.l1
+    rounded = record_terms(
+        bound=1.0,
+        scale=scale,
+        dimension=rotation.length,
+        max_records=terms.max_records,
+        row_error=bounded_row_error(query, terms),
+    )
+    l2 = (rounded.l2 + 2.0 * rotation.error * terms.max_records * scale) * (1.0 + 2.0**-50)
+    return l2, l1_of_integers(l2, rotation.length)
+
+
+def _price(query: Query, terms: Terms, grid: Grid) -> float:
+    unit_bound = query.sensitivity(terms.unit, records_per_client=terms.records_per_client).l2
+    return grid.l2_sensitivity / (unit_bound * grid.scale)
+
+
+def _sum_variance(terms: Terms, grid: Grid) -> float:
+    shares = terms.guaranteed if terms.protection in ("secure_aggregation", "trusted") else 1
+    return shares * grid.share_sigma**2

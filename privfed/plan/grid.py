@@ -1,0 +1,59 @@
+"""The integer grid of a release: what a regime makes of the terms. All lengths are in grid units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from privfed.plan.terms import Terms
+
+__all__ = ["Grid", "Mechanism", "Regime", "capacity_of", "share_of"]
+
+Regime = Literal["fine", "coarse"]
+Mechanism = Literal["discrete_gaussian", "skellam", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Scale, ring, sensitivity and noise of one release, made together.
+
+    Attributes:
+        regime: "fine" (noise spans thousands of grid steps, sums cannot wrap) or "coarse" (few bits: rotated, rounded
+            at random, wrapping with a small probability).
+        mechanism: law of the noise, or "none".
+        bits: width of the ring.
+        length: coordinates that travel: those of the query, padded where they are rotated.
+        scale: grid units per unit of the query's scaled vector.
+        bound: largest absolute value that an encoded coordinate may have before noise.
+        l2_sensitivity, l1_sensitivity: how far one unit moves the integer sum, rounding and float error included;
+            the second is 0.0 where the accountant does not need it.
+        share_sigma: standard deviation of one client's share of the noise (in mode "central", of the operator's only
+            one); 0.0 without noise.
+        wrap_probability: bound on the probability that a coordinate of the sum wraps around; 0.0 where none can.
+    """
+
+    regime: Regime
+    mechanism: Mechanism
+    bits: int
+    length: int
+    scale: float
+    bound: float
+    l2_sensitivity: float
+    l1_sensitivity: float
+    share_sigma: float
+    wrap_probability: float = 0.0
+
+
+def capacity_of(terms: Terms) -> float:
+    """Return the L2 norm that one client's vector may reach, in units of the query's scaled vector."""
+    return float(terms.max_records) if terms.unit == "record" else terms.records_per_client
+
+
+def share_of(terms: Terms, sensitivity: float) -> float:
+    """Return the standard deviation of one noise share for a sensitivity, in the same units.
+
+    Of one client's share; in mode "central", of the operator's only one.
+    """
+    total = sensitivity * terms.noise_multiplier
+    return total if terms.protection == "central" else total / math.sqrt(terms.guaranteed)
