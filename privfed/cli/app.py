@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from privfed._version import __version__
-from privfed.cli import demo, ledgers
+from privfed.cli import demo, ledgers, studies
 from privfed.cli.shell import DONE, INTERRUPTED, READER_GONE, UNUSABLE, Interrupted, ReaderGone, complain, tell
 
 __all__ = ["app", "main"]
@@ -73,5 +73,6 @@ def _privfed(
 
 
 app.command()(demo.demo)
+app.command()(studies.sweep)
 app.command()(ledgers.report)
 app.command()(ledgers.verify)

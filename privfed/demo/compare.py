@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from privfed.errors import UsageError
 from privfed.query import FloatArray
+from privfed.statistics.mixture_model import CovarianceType
 
 __all__ = ["Score", "pooled_score", "score_of", "silo_scores"]
 
@@ -39,9 +40,17 @@ def score_of(model: Any, rows: FloatArray, labels: IntArray | None) -> Score:
     return Score(float(model.score(rows)), index)
 
 
-def pooled_score(train: FloatArray, test: FloatArray, labels: IntArray | None, *, components: int, seed: int) -> Score:
-    """Score scikit-learn's mixture of all rows in one place, without privacy: best of five starts, tied covariance."""
-    return score_of(_fit(train, components, n_init=5, seed=seed), test, labels)
+def pooled_score(
+    train: FloatArray,
+    test: FloatArray,
+    labels: IntArray | None,
+    *,
+    components: int,
+    seed: int,
+    covariance_type: CovarianceType = "tied",
+) -> Score:
+    """Score scikit-learn's mixture of all rows in one place, without privacy: the best of five starts."""
+    return score_of(_fit(train, components, n_init=5, seed=seed, covariance_type=covariance_type), test, labels)
 
 
 def silo_scores(
@@ -55,7 +64,7 @@ def silo_scores(
     return scores
 
 
-def _fit(rows: FloatArray, components: int, *, n_init: int, seed: int) -> Any:
+def _fit(rows: FloatArray, components: int, *, n_init: int, seed: int, covariance_type: CovarianceType = "tied") -> Any:
     try:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
@@ -63,7 +72,9 @@ def _fit(rows: FloatArray, components: int, *, n_init: int, seed: int) -> Any:
         raise UsageError("the comparison needs scikit-learn: pip install 'privfed[sklearn]'") from error
     # A floor of 1 % of the variance: a silo of five rows in eight dimensions has no covariance of its own.
     floor = 1e-2 * float(rows.var(axis=0).mean()) + 1e-9
-    mixture = GaussianMixture(components, covariance_type="tied", n_init=n_init, reg_covar=floor, random_state=seed)
+    mixture = GaussianMixture(
+        components, covariance_type=covariance_type, n_init=n_init, reg_covar=floor, random_state=seed
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return mixture.fit(rows)
