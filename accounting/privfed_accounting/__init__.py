@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from privfed_accounting.gaussian import gaussian_mu as gaussian_mu
     from privfed_accounting.gaussian import log_gaussian_delta as log_gaussian_delta
     from privfed_accounting.ledger import Ledger as Ledger
+    from privfed_accounting.migration import Migration as Migration
+    from privfed_accounting.migration import migrate as migrate
     from privfed_accounting.rdp import rdp_epsilon as rdp_epsilon
     from privfed_accounting.records import CheckpointRecord as CheckpointRecord
     from privfed_accounting.records import NoteRecord as NoteRecord
@@ -64,6 +66,7 @@ _MODULES = {
     "fine_grid": "ddg_tau fine_grid_charge",
     "gaussian": "gaussian_delta gaussian_epsilon gaussian_mu log_gaussian_delta",
     "ledger": "Ledger",
+    "migration": "Migration migrate",
     "records": "CheckpointRecord NoteRecord RoundRecord",
     "rdp": "rdp_epsilon",
     "reporting": "report_data",

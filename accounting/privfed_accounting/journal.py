@@ -105,6 +105,11 @@ def read_new(database: Storage, connection: sa.Connection, book: Book) -> None:
             )
     for entry in read_chain(rows, after=book.head, last_seq=book.length):
         book.apply(entry)
+    if database.version > book.schema and book.length:
+        raise CorruptLedger(
+            f"{database.name} calls itself schema version {database.version}, its entries are of {book.schema}: "
+            "restore a backup"
+        )
     if not book.length:
         raise CorruptLedger("entry 1, which opens the ledger, is missing: restore a backup", entry=1)
 

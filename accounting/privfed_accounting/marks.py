@@ -1,4 +1,4 @@
-"""What no reader of a ledger must overlook, wherever it is shown: trusted mode, seeded noise, no noise, loose ends."""
+"""What no reader of a ledger must overlook, wherever it is shown: trusted mode, seeded noise, comparison modes, loose ends."""
 
 from __future__ import annotations
 
@@ -7,26 +7,33 @@ from typing import Literal
 
 from privfed_accounting.records import Book, RoundRecord
 
-Code = Literal["no_budget", "non_private", "trusted", "seeded", "guarantee_broken", "outcome_unknown", "void"]
+Code = Literal[
+    "no_budget", "non_private", "trusted", "central", "seeded", "guarantee_broken", "local", "outcome_unknown", "void"
+]
 Severity = Literal["danger", "caution", "info"]
 
 SEVERITIES: dict[Code, Severity] = {
     "no_budget": "danger",
     "non_private": "danger",
     "trusted": "danger",
+    "central": "danger",
     "seeded": "danger",
     "guarantee_broken": "danger",
+    "local": "caution",
     "outcome_unknown": "caution",
     "void": "info",
 }
 TEXTS: dict[Code, str] = {
     "no_budget": "The ledger has no budget: nothing in it is differentially private.",
     "non_private": "Released without noise: no differential privacy at all.",
-    "trusted": "Trusted mode, for experiments: the operator saw every client's vector; the epsilons hold for others "
-    "only.",
-    "seeded": "Seeded noise, for tests and demos: whoever knows the seed can subtract it; the epsilons hold for "
-    "others only.",
+    "trusted": "Trusted mode, for experiments: the operator saw every client's vector. The budget is charged as if masks "
+    "had hidden them; in the views server and colluders the epsilons are those of vectors without masks.",
+    "central": "Central noise, for comparison: the operator saw every client's data without noise and added the noise to "
+    "the sum; the epsilons hold for those who see the released sums only.",
+    "seeded": "Seeded noise, for tests and demos: whoever knows the seed can subtract it, and another run with the same "
+    "seed repeats it, so that the two together give it away. The epsilons hold for this run alone, and for others.",
     "guarantee_broken": "Opened with fewer noise shares than the plan guaranteed; the true cost is charged.",
+    "local": "Local noise, for comparison: no masks, every client's vector carries enough noise for itself.",
     "outcome_unknown": "Charged, and never settled: the run was interrupted or still goes on.",
     "void": "Given back by the coordinator, who states that nothing was revealed.",
 }
@@ -62,8 +69,10 @@ def round_marks(record: RoundRecord) -> list[Code]:
     holds: dict[Code, bool] = {
         "non_private": not plan.private,
         "trusted": plan.protection == "trusted",
+        "central": plan.protection == "central",
         "seeded": plan.private and plan.noise_source == "seeded",
         "guarantee_broken": record.broke_guarantee,
+        "local": plan.protection == "local",
         "outcome_unknown": record.status == "reserved",
         "void": record.status == "void",
     }

@@ -20,6 +20,15 @@ FORMAT = "privfed-ledger"
 Status = Literal["reserved", "settled", "void"]
 
 
+def seen_view(plan: RoundPlan, view: View) -> View:
+    """The view whose cost tells what `view` really saw of a round.
+
+    In trusted mode the budget is charged as if masks were on, so that experiments cost what the real thing will. But
+    the operator, and whoever colludes with it, saw every client's vector: that is the view `unmasked`.
+    """
+    return View("unmasked") if plan.protection == "trusted" and view.kind in ("server", "colluders") else view
+
+
 @dataclass(frozen=True)
 class RoundRecord:
     """One round of the ledger.
@@ -147,6 +156,16 @@ class Book:
             total = total + self.rounds[entry].charge(view, realised=realised)
         return total
 
+    def seen(self, view: View, *, realised: bool = False) -> Total:
+        """Sum of what the rounds told a view: `total`, but for trusted rounds, in which the operator saw every vector."""
+        if not any(record.plan.protection == "trusted" for record in self.rounds.values()):
+            return self.total(view, realised=realised)
+        return Total.of(record.charge(seen_view(record.plan, view), realised=realised) for record in self.charged())
+
+    def read(self) -> ReadRounds:
+        """The rounds so far, without the ledger around them."""
+        return ReadRounds(self.budget, self.view, tuple(self.rounds.values()))
+
     def charged(self) -> list[RoundRecord]:
         """Rounds that count: all but the void ones."""
         return [record for record in self.rounds.values() if record.status != "void"]
@@ -244,6 +263,25 @@ class Book:
         self.guarded = Total.of(
             record.charge(self.view) if record.broke_guarantee else record.reserved_charge for record in self.charged()
         )
+
+
+@dataclass(frozen=True)
+class ReadRounds:
+    """A ledger's rounds as they were read, for whoever needs no database: dp-accounting's door, a report's check.
+
+    Attributes:
+        budget: None without one.
+        guarded_view: view the budget guards.
+        records: all rounds, void ones included.
+    """
+
+    budget: Budget | None
+    guarded_view: View
+    records: tuple[RoundRecord, ...]
+
+    def rounds(self) -> list[RoundRecord]:
+        """All rounds in order, as `Ledger.rounds` gives them."""
+        return list(self.records)
 
 
 def budget_to_dict(budget: Budget) -> dict[str, Any]:

@@ -42,12 +42,14 @@ class Storage(abc.ABC):
         location: what to give to open it again, without a password; None in memory.
         read_only: opened without the right to write.
         version: schema version found by `prepare`; the newest for what is yet empty.
+        accepts_older: let an older schema be opened for writing.
     """
 
     path: Path | None
     location: str | None
     read_only: bool
     version: int = SCHEMA_VERSION
+    accepts_older: bool = False  # for migration alone
 
     @property
     def name(self) -> str:
@@ -102,7 +104,7 @@ class Storage(abc.ABC):
                 f"{self.name} has schema version {version}, this software knows 1 to {SCHEMA_VERSION}: "
                 "use the version of privfed that wrote it, or a newer one"
             )
-        if version < SCHEMA_VERSION and not self.read_only:
+        if version < SCHEMA_VERSION and not self.read_only and not self.accepts_older:
             raise LedgerVersionError(
                 f"{self.name} has schema version {version}, expected {SCHEMA_VERSION} for writing: "
                 "privfed_accounting.migrate() brings it up to date and keeps a backup; reading needs no migration"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 from privfed_accounting import second_route
 from privfed_accounting.budget import Budget, leak
@@ -16,74 +16,11 @@ from privfed_accounting.errors import CorruptLedger
 from privfed_accounting.fine_grid import TAIL_EXPONENT
 from privfed_accounting.ledger import Ledger
 from privfed_accounting.marks import ledger_marks
-from privfed_accounting.records import Book, RoundRecord
-from privfed_accounting.storage import Storage, open_storage
+from privfed_accounting.records import Book, RoundRecord, seen_view
+from privfed_accounting.signing import Head, HeadSignature, public_key_text
+from privfed_accounting.storage import Storage, file_of, open_storage
+from privfed_accounting.verdict import AGREEMENT, Recomputed, SignedHead, Verification
 from privfed_accounting.views import View, standard_views
-
-CANNOT_SHOW: Final = (
-    "that no entries are missing at the end, or that the whole file was not written anew: compare the head with one "
-    "published or signed elsewhere at the time",
-    "that every release went through this ledger",
-    "that sensitivities, noise and survivors were as recorded: the rounds' code and digests are for that",
-    "that times are true: they are the coordinator's clock",
-)
-
-# The two routes must agree to this: the first rounds up by 1e-12, quadrature is good to 1e-11.
-_AGREEMENT: Final = 1e-9
-
-
-@dataclass(frozen=True)
-class Recomputed:
-    """Epsilon in one view by the first and the second route, guaranteed and realised; infinite where not private."""
-
-    view: str
-    guaranteed: float
-    guaranteed_again: float
-    realised: float
-    realised_again: float
-
-    @property
-    def agrees(self) -> bool:
-        """Whether both routes give the same up to 1e-9, and the first is not below the second by more."""
-        pairs = ((self.guaranteed, self.guaranteed_again), (self.realised, self.realised_again))
-        return all(first == again or abs(first - again) <= _AGREEMENT * max(1.0, again) for first, again in pairs)
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Verdict on a ledger.
-
-    Attributes:
-        ok: no problem was found.
-        path: the file; None for memory.
-        problems: what does not hold, each naming its entry; empty if ok.
-        warnings: what holds but deserves a look: seeded noise, trusted mode, rounds without noise, open reservations.
-        entries: number of entries that were read and fit the chain.
-        head: digest of the last of them.
-        identifier: the ledger's random number.
-        budget: in words, None without one.
-        delta: at which the epsilons are; None without a budget.
-        views: epsilon in every view by both routes; empty without a budget or where the chain is broken.
-        rounds, settled, void, reserved: counts of rounds, in all and by status.
-        cannot_show: what a hash chain by itself cannot show.
-    """
-
-    ok: bool
-    path: str | None
-    problems: list[str]
-    warnings: list[str]
-    entries: int
-    head: str
-    identifier: str
-    budget: str | None
-    delta: float | None
-    views: tuple[Recomputed, ...]
-    rounds: int
-    settled: int
-    void: int
-    reserved: int
-    cannot_show: tuple[str, ...] = CANNOT_SHOW
-
 
 @dataclass
 class _Findings:
@@ -95,36 +32,49 @@ def verify(
     ledger: str | Path | Ledger,
     *,
     expected_head: str | None = None,
+    anchors: Iterable[str | Head | HeadSignature] = (),
+    keys: Mapping[str, Any] | Iterable[Any] | None = None,
     views: Iterable[str | View] | None = None,
+    peer: bool = False,
     timeout: float = 10.0,
 ) -> Verification:
-    """Check a ledger and recompute every charge and every epsilon by a second, independent route.
+    """Check a ledger, or a report, and recompute every charge and every epsilon by a second, independent route.
 
     Args:
-        ledger: the file, or an open Ledger.
+        ledger: file or URL of a ledger, an open Ledger, or a report.json (schema and numbers, without the ledger).
         expected_head: digest of an entry known from elsewhere, such as a published head; a problem if it is not there.
+        anchors: more such: digests, heads as they are printed ("ledger:entry:digest"), Heads, or signed heads that were
+            kept elsewhere. Each must be in the chain, a signature genuine.
+        keys: Ed25519 public keys that are known to be the right ones, by name or not (key objects, bytes or hex).
+            Then some entry must be signed by one of them, and signatures by others are warned of.
         views: views to recompute epsilon in; all standard ones if None.
+        peer: ask dp-accounting for its epsilons, too (extra `verify`).
         timeout: seconds to wait for another process's lock.
 
     Returns:
         The verdict; a damaged chain is reported there, up to the first entry that is not as it was written.
 
     Raises:
-        LedgerError: the file cannot be read at all, or is no ledger.
+        LedgerError: the ledger cannot be read at all, or is none.
+        ParameterError: a key or an anchor is malformed; dp-accounting was asked for and is not installed.
     """
+    if not isinstance(ledger, Ledger) and is_report(ledger):
+        from privfed_accounting.report_check import verify_report
+
+        return verify_report(Path(ledger), anchors=_anchors(expected_head, anchors), peer=peer)
+    wanted, known = _anchors(expected_head, anchors), _known_keys(keys)
     findings, book = _Findings(), Book()
     if isinstance(ledger, Ledger):
         database, own = ledger._database, False
     else:
         database, own = open_storage(ledger, read_only=True, timeout=timeout), True
-    seen = _walk(database, book, findings, own=own)
-    if expected_head is not None and expected_head not in seen:
-        findings.problems.append(
-            f"no entry has the digest {expected_head}: entries known from elsewhere were removed or rewritten"
-        )
+    _walk(database, book, findings, own=own)
+    _check_anchors(book, wanted, findings)
+    signatures = _check_signatures(book, known, findings)
     _check_caps(book, findings)
     _check_rounds(book, findings)
     recomputed = _recompute(book, findings, views)
+    trusted = [each.signs for each in signatures if each.genuine and (known is None or each.signer is not None)]
     counts = [record.status for record in book.rounds.values()]
     return Verification(
         ok=not findings.problems,
@@ -141,7 +91,28 @@ def verify(
         settled=counts.count("settled"),
         void=counts.count("void"),
         reserved=counts.count("reserved"),
+        signatures=signatures,
+        signed_through=max(trusted, default=0),
+        anchors=tuple(map(str, wanted)),
+        peer=_peer(book) if peer and book.budget is not None else None,
     )
+
+
+def _peer(book: Book) -> dict[str, Any]:
+    """dp-accounting's epsilon in the guarded view, beside ours."""
+    from privfed_accounting.export import compare
+
+    return dataclasses.asdict(compare(book.read()))  # type: ignore[arg-type]  # rounds are all that compare reads
+
+
+def is_report(path: str | Path) -> bool:
+    """Whether a file is JSON by its first character, as a report is and a ledger never."""
+    file = file_of(path)
+    try:
+        with open(file or "", "rb") as stream:
+            return stream.read(64).lstrip()[:1] == b"{"
+    except OSError:
+        return False  # for whoever opens it as a ledger to complain about
 
 
 def chosen_views(book: Book) -> tuple[View, ...]:
@@ -151,9 +122,8 @@ def chosen_views(book: Book) -> tuple[View, ...]:
     return standard_views(guarded.t if guarded.kind == "colluders" else fewest // 5)
 
 
-def _walk(database: Storage, book: Book, findings: _Findings, *, own: bool) -> set[str]:
+def _walk(database: Storage, book: Book, findings: _Findings, *, own: bool) -> None:
     """Read the whole chain into the book; stop at the first entry that is not as it was written."""
-    seen: set[str] = set()
     try:
         if own:
             database.prepare()
@@ -161,10 +131,13 @@ def _walk(database: Storage, book: Book, findings: _Findings, *, own: bool) -> s
             missing = database.missing_guards(connection)
             for entry in read_chain(database.rows(connection, first=1)):
                 _apply(book, entry, findings)
-                seen.add(entry.digest)
         if missing:
             findings.problems.append(
                 f"the guards {', '.join(missing)} against changing entries were removed or switched off"
+            )
+        if book.length and database.version > book.schema:
+            findings.problems.append(
+                f"the ledger calls itself schema version {database.version}, its entries are of {book.schema}"
             )
         if not book.length:
             findings.problems.append("entry 1, which opens the ledger, is missing")
@@ -173,7 +146,71 @@ def _walk(database: Storage, book: Book, findings: _Findings, *, own: bool) -> s
     finally:
         if own:
             database.close()
-    return seen
+
+
+def _anchors(expected: str | None, more: Iterable[str | Head | HeadSignature]) -> list[str | Head | HeadSignature]:
+    """Heads to look for, read where they are text of three parts; a bare digest stays one."""
+    if isinstance(more, str | Head | HeadSignature):
+        more = (more,)
+    given = [*([] if expected is None else [expected]), *more]
+    return [Head.parse(each) if isinstance(each, str) and ":" in each else each for each in given]
+
+
+def _check_anchors(book: Book, anchors: list[str | Head | HeadSignature], findings: _Findings) -> None:
+    for anchor in anchors:
+        head = anchor.head if isinstance(anchor, HeadSignature) else anchor
+        if isinstance(anchor, HeadSignature) and not anchor.valid:
+            findings.problems.append(f"the signature of {anchor.public_key} under {head}, kept elsewhere, is not genuine")
+        if isinstance(head, str):
+            found = head in book.digests
+        else:
+            found = head.ledger == book.identifier and book.holds(head.seq, head.digest)
+        if not found:
+            what = f"the digest {head}" if isinstance(head, str) else f"the head {head}"
+            findings.problems.append(f"no entry has {what}: entries known from elsewhere were removed or rewritten")
+
+
+def _known_keys(keys: Mapping[str, Any] | Iterable[Any] | None) -> dict[str, str] | None:
+    """Names by public key, in hexadecimal digits."""
+    if keys is None:
+        return None
+    if isinstance(keys, Mapping):
+        return {public_key_text(key): str(name) for name, key in keys.items()}
+    return {text: text for text in map(public_key_text, keys)}
+
+
+def _check_signatures(book: Book, known: dict[str, str] | None, findings: _Findings) -> tuple[SignedHead, ...]:
+    found = tuple(
+        SignedHead(
+            entry=each.entry,
+            signs=each.signature.head.seq,
+            role=each.signature.role,
+            public_key=each.signature.public_key,
+            signer=None if known is None else known.get(each.signature.public_key),
+            genuine=each.signature.valid,
+        )
+        for each in book.checkpoints
+    )
+    for signed in found:
+        if not signed.genuine:
+            findings.problems.append(f"entry {signed.entry} holds a signature that is not that of {signed.public_key}")
+        elif known is not None and signed.signer is None:
+            findings.warnings.append(f"entry {signed.entry} is signed by {signed.public_key}, none of the keys given")
+    if known is not None:
+        last = max((signed.signs for signed in found if signed.genuine and signed.signer is not None), default=0)
+        _check_coverage(book, last, findings)
+    return found
+
+
+def _check_coverage(book: Book, last: int, findings: _Findings) -> None:
+    if not last:
+        findings.problems.append("no entry is signed by any of the keys given: ask for the ledger that they signed")
+        return
+    later = [record.entry for record in book.rounds.values() if record.entry > last]
+    if later:
+        findings.warnings.append(
+            f"entries after {last} are signed by none of the keys given, among them {len(later)} rounds from {later[0]}"
+        )
 
 
 def _apply(book: Book, entry: Entry, findings: _Findings) -> None:
@@ -194,7 +231,7 @@ def _check_caps(book: Book, findings: _Findings) -> None:
     expected = budget.allowance()
     for name in ("mu2", "mu2_cap", "epsilon_slack", "delta_leak"):
         stored, again = getattr(caps, name), getattr(expected, name)
-        if not abs(stored - again) <= _AGREEMENT * again:
+        if not abs(stored - again) <= AGREEMENT * again:
             findings.problems.append(f"entry 1 caps {name} at {stored!r}, the budget affords {again!r}")
     total = book.guarded
     over = total.mu2 > caps.mu2_cap or total.epsilon_slack > caps.epsilon_slack
@@ -221,7 +258,7 @@ def _check_charge(record: RoundRecord, view: View, findings: _Findings) -> None:
     for name, second in dataclasses.asdict(again).items():
         first = getattr(stored, name)
         # Terms below 1e-290 are floors against underflow, and no two routes agree on dust.
-        if not (second * (1.0 - _AGREEMENT) <= first <= second * (1.0 + _AGREEMENT) + 1e-290):
+        if not (second * (1.0 - AGREEMENT) <= first <= second * (1.0 + AGREEMENT) + 1e-290):
             findings.problems.append(
                 f"entry {record.entry} charges {name} {first!r}, the second route finds {second!r}"
             )
@@ -258,7 +295,7 @@ def _recompute(book: Book, findings: _Findings, views: Iterable[str | View] | No
 
 
 def _recompute_view(book: Book, budget: Budget, view: View) -> Recomputed:
-    first = [book.total(view, realised=realised).epsilon(budget.delta) for realised in (False, True)]
+    first = [book.seen(view, realised=realised).epsilon(budget.delta) for realised in (False, True)]
     again = [_second_epsilon(book, budget, view, realised=realised) for realised in (False, True)]
     return Recomputed(str(view), first[0], again[0], first[1], again[1])
 
@@ -268,7 +305,8 @@ def _second_epsilon(book: Book, budget: Budget, view: View, *, realised: bool) -
     for record in book.charged():
         fewest = record.plan.guaranteed_shares
         survivors = fewest if record.survivors is None else record.survivors
-        cost = round_cost(record, view, survivors if realised else min(survivors, fewest))
+        seen = seen_view(record.plan, view)
+        cost = round_cost(record, seen, survivors if realised else min(survivors, fewest))
         if cost is None:
             return math.inf
         costs.append(cost)
