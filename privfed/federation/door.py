@@ -287,7 +287,8 @@ class FederationBase(ABC):
         self._ledger.settle(
             entry, participants=outcome.participants, survivors=outcome.survivors, bytes_up=outcome.bytes_up
         )
-        kept = outcome.survivors - len(outcome.surplus) if plan.terms.drop_outs == "exact" and plan.terms.private else 0
+        exact = plan.terms.private and plan.terms.drop_outs == "exact" and outcome.survivors > plan.terms.guaranteed
+        kept = outcome.survivors - len(outcome.surplus) if exact else 0
         vector = opened_vector(
             outcome.total,
             plan,

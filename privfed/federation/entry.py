@@ -8,7 +8,7 @@ from collections.abc import Callable
 from privfed._version import __version__
 from privfed.errors import UsageError
 from privfed.mechanism import discrete_gaussian, skellam
-from privfed.plan import Plan
+from privfed.plan import Plan, Terms
 from privfed.plan.made import honest_shares
 from privfed.query import RELATION
 from privfed_accounting import Budget, RoundPlan, Total
@@ -50,22 +50,18 @@ def round_plan(
         plan_digest=plan.digest.hex(),
         query_digest=query_digest.hex(),
         software=f"privfed {__version__}",
-        sampler_distance=2.0**-distance * _draws(plan),
+        sampler_distance=2.0**-distance,
     )
 
 
-def _draws(plan: Plan) -> int:
-    """Return the numbers that are drawn for one coordinate of one client's noise."""
-    return plan.terms.tolerated + 1 if plan.terms.drop_outs == "exact" else 1
-
-
-def affordable_noise(share: float, budget: Budget, total_mu2: float, make: Maker) -> float:
+def affordable_noise(share: float, budget: Budget, total_mu2: float, terms: Terms, make: Maker) -> float:
     """Return the noise multiplier with which `1 / share` releases like this one spend the budget.
 
     Args:
         share: part of the budget, in (0, 1].
         budget: what may be spent.
         total_mu2: mu^2 that the budget affords.
+        terms: of the release, noise left open.
         make: from a noise multiplier to the plan and its ledger entry.
 
     A plain Gaussian release takes exactly `share` of the budget's mu^2. Any other is priced as the accountant charges
@@ -74,7 +70,8 @@ def affordable_noise(share: float, budget: Budget, total_mu2: float, make: Maker
     Raises:
         UsageError: no noise would do; the message names the remedy.
     """
-    plan, entry = make(_gaussian_multiplier(share * total_mu2, make))
+    honest = max(1, honest_shares(terms))  # where there are none, no plan is made
+    plan, entry = make(math.sqrt(terms.guaranteed / (honest * share * total_mu2)))
     if plan.mechanism == "discrete_gaussian" and entry.sampling.kind == "none":
         return plan.terms.noise_multiplier
     count = math.ceil(1.0 / share - 1e-9)
@@ -102,9 +99,3 @@ def affordable_noise(share: float, budget: Budget, total_mu2: float, make: Maker
         middle = math.sqrt(low * high)
         low, high = (low, middle) if affords(middle) else (middle, high)
     return high
-
-
-def _gaussian_multiplier(mu2: float, make: Maker) -> float:
-    """Return the multiplier of a plain Gaussian release of cost `mu2` in the plan's view."""
-    terms = make(1.0)[0].terms
-    return math.sqrt(terms.guaranteed / (honest_shares(terms) * mu2))

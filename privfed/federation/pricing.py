@@ -101,14 +101,16 @@ class Pricing:
 
         multiplier = 0.0
         if self.budget is not None:
-            multiplier = self._multiplier(self.budget, share, noise_multiplier, make)
+            multiplier = self._multiplier(self.budget, share, noise_multiplier, terms, make)
         plan = make_plan(query, digest, msgspec.structs.replace(terms, noise_multiplier=multiplier))
         return self._prepared(encoded, plan, digest, query)
 
     def _prepared(self, encoded: bytes, plan: Plan, digest: bytes, query: Query) -> Prepared:
         return Prepared(Task(encoded, plan.terms.encode()), plan, digest, query.kind, self.run, self.noise_source)
 
-    def _multiplier(self, budget: Budget, share: float | None, noise_multiplier: float | None, make: Maker) -> float:
+    def _multiplier(
+        self, budget: Budget, share: float | None, noise_multiplier: float | None, terms: Terms, make: Maker
+    ) -> float:
         if share is not None and noise_multiplier is not None:
             raise UsageError("share and noise_multiplier are two ways to say one thing: give one of them")
         if noise_multiplier is not None:
@@ -120,4 +122,4 @@ class Pricing:
             )
         if not (isinstance(share, int | float) and math.isfinite(share) and 0.0 < share <= 1.0):
             raise UsageError(f"share is {share!r}, expected a fraction in (0, 1]")
-        return affordable_noise(share, budget, self.ledger.total_mu2(), make)
+        return affordable_noise(share, budget, self.ledger.total_mu2(), terms, make)

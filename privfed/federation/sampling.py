@@ -19,10 +19,10 @@ TOO_SMALL = 1e-6  # of delta: chance that a Poisson cohort is too small to be su
 
 
 def check_sampling(sampling: Sampling, terms: Terms, dropout: float, budget: Budget | None) -> None:
-    """Refuse sampling that this federation cannot do, or that would not be worth what it is charged.
+    """Refuse sampling that this federation cannot do.
 
-    Poisson cohorts need noise that does not depend on how many came: no drop-outs tolerated, or taken out exactly. With
-    provision, the variance of the sum would tell their number, and amplification counts on nobody knowing it.
+    A Poisson cohort too small to be summed would show that a client is missing from it; where samples are to hide who
+    is in them, that must hardly ever happen.
 
     Raises:
         UsageError: with the remedy.
@@ -42,8 +42,6 @@ def check_sampling(sampling: Sampling, terms: Terms, dropout: float, budget: Bud
     if sampling.kind != "poisson":
         _check_cohorts(sampling, terms, dropout)
         return
-    if terms.drop_outs != "exact" and dropout > 0:
-        raise UsageError("Poisson samples of clients need noise that tells no numbers: use drop_outs='exact'")
     if budget is not None:
         others, rate = terms.planned - 1, sampling.rate
         risk = (1.0 - rate) ** others + others * rate * (1.0 - rate) ** (others - 1)

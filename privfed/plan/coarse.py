@@ -8,7 +8,11 @@ clients or many coordinates it would grow beyond use, and the plan refuses and n
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
+
+import msgspec
 
 from privfed.errors import UsageError
 from privfed.mechanism.bits import choose_scale, sum_deviation
@@ -17,7 +21,7 @@ from privfed.mechanism.rounding import MAX_NORM, rounding_bound
 from privfed.mechanism.sensitivity import l1_of_integers, record_terms
 from privfed.plan.fine import ROUNDED_UP, bounded_row_error
 from privfed.plan.grid import Grid, capacity_of, share_of
-from privfed.plan.terms import LEAST_BITS, Terms
+from privfed.plan.terms import LEAST_BITS, SamplingTerms, Terms
 from privfed.query import Query
 
 __all__ = ["MAX_PRICE", "MOST_BITS", "coarse_grid", "grid_norm", "usable_bits"]
@@ -35,28 +39,22 @@ def coarse_grid(query: Query, terms: Terms, bits: int) -> Grid:
     Raises:
         UsageError: the rounding would cost too much; names the bits that would do.
     """
-    grid = _grid(query, terms, bits)
-    price = _price(query, terms, grid)
-    if price > MAX_PRICE or _sum_variance(terms, grid) < LEAST_VARIANCE:
-        found = f"{bits} bits for the sum of {terms.planned} clients leave a sensitivity {price:.3g} times too large"
-        raise UsageError(f"{found}: use at least {usable_bits(query, terms, price=MAX_PRICE)} bits, or more noise")
-    return grid
+    case = _case(query, terms)
+    grid = _grid(case, bits)
+    if grid is not None and _price(case, grid) <= MAX_PRICE:
+        return grid
+    found = "no scale holds it" if grid is None else f"its sensitivity is {_price(case, grid):.3g} times too large"
+    needed = _fewest(case, MAX_PRICE)
+    raise UsageError(f"{bits} bits for the sum of {terms.planned} clients: {found}; use at least {needed} bits")
 
 
-def usable_bits(query: Query, terms: Terms, *, price: float = CHEAP) -> int:
-    """Return the fewest bits at which rounding multiplies the sensitivity by at most `price`.
+def usable_bits(query: Query, terms: Terms) -> int:
+    """Return the fewest bits at which rounding costs 1 % of noise at most.
 
     Raises:
         UsageError: 32 bits do not do it.
     """
-    for bits in range(LEAST_BITS, MOST_BITS + 1):
-        grid = _grid(query, terms, bits)
-        if _price(query, terms, grid) <= price and _sum_variance(terms, grid) >= LEAST_VARIANCE:
-            return bits
-    raise UsageError(
-        f"no ring of up to {MOST_BITS} bits holds the sum of {terms.planned} clients of up to"
-        f" {capacity_of(terms):g} each on a grid worth its noise: use noise='discrete_gaussian', lower max_records"
-    )
+    return _fewest(_case(query, terms), CHEAP)
 
 
 def grid_norm(terms: Terms, scale: float) -> float:
@@ -64,24 +62,62 @@ def grid_norm(terms: Terms, scale: float) -> float:
     return capacity_of(terms) * scale * (1.0 + 2.0**-40)
 
 
-def _grid(query: Query, terms: Terms, bits: int) -> Grid:
-    rotation = Rotation(dimension=query.layout.size, seed=terms.rotation_seed)
-    per_share = terms.planned if terms.protection == "central" else 1
+@dataclass(frozen=True)
+class _Case:
+    """All that a grid depends on, so that equal cases are worked out once."""
+
+    dimension: int
+    unit_bound: float
+    row_error: float
+    terms: Terms
+
+
+def _case(query: Query, terms: Terms) -> _Case:
+    unit_bound = query.sensitivity(terms.unit, records_per_client=terms.records_per_client).l2
+    row_error = bounded_row_error(query, terms) if terms.unit == "record" else 0.0
+    common = msgspec.structs.replace(terms, rotation_seed=bytes(32), sampling=SamplingTerms(), bits=0)
+    return _Case(query.layout.size, unit_bound, row_error, common)
+
+
+@lru_cache(maxsize=256)
+def _fewest(case: _Case, price: float) -> int:
+    for bits in range(LEAST_BITS, MOST_BITS + 1):
+        grid = _grid(case, bits)
+        if grid is not None and _price(case, grid) <= price:
+            return bits
+    raise UsageError(
+        f"no ring of up to {MOST_BITS} bits holds the sum of {case.terms.planned} clients of up to"
+        f" {capacity_of(case.terms):g} each on a grid worth its noise: use noise='discrete_gaussian', lower max_records"
+    )
+
+
+@lru_cache(maxsize=256)
+def _grid(case: _Case, bits: int) -> Grid | None:
+    """Return the finest grid of a ring, whatever it costs; None if there is none, or too little noise to account."""
+    terms = case.terms
+    rotation = Rotation(dimension=case.dimension, seed=terms.rotation_seed)
+    shares_drawn = terms.planned if terms.protection == "central" else 1
 
     def deviation(scale: float) -> float:
-        share = share_of(terms, _sensitivity(query, terms, scale, rotation)[0])
         return sum_deviation(
             norm=grid_norm(terms, scale),
             clients=terms.planned,
             block=rotation.block,
-            share_variance=share**2 / per_share,
+            share_variance=share_of(terms, _sensitivity(case, scale, rotation)[0]) ** 2 / shares_drawn,
         )
 
-    finest = MAX_NORM / (2.0 * capacity_of(terms)) - math.sqrt(rotation.length) / capacity_of(terms)
-    chosen = choose_scale(deviation, bits=bits, dimension=rotation.length, finest=max(finest, 2.0**-50))
+    finest = (MAX_NORM / 2.0 - math.sqrt(rotation.length)) / capacity_of(terms)
+    try:
+        chosen = choose_scale(deviation, bits=bits, dimension=rotation.length, finest=finest)
+    except UsageError:
+        return None
     mantissa, exponent = math.frexp(chosen.scale)
     scale = math.ldexp(math.floor(math.ldexp(mantissa, SCALE_DIGITS)), exponent - SCALE_DIGITS)
-    l2, l1 = _sensitivity(query, terms, scale, rotation)
+    l2, l1 = _sensitivity(case, scale, rotation)
+    share_sigma = share_of(terms, l2) * ROUNDED_UP
+    shares = terms.guaranteed if terms.protection in ("secure_aggregation", "trusted") else 1
+    if shares * share_sigma**2 < LEAST_VARIANCE:
+        return None
     return Grid(
         regime="coarse",
         mechanism="skellam",
@@ -91,36 +127,31 @@ def _grid(query: Query, terms: Terms, bits: int) -> Grid:
         bound=grid_norm(terms, scale) + math.sqrt(rotation.length) + 1,
         l2_sensitivity=l2,
         l1_sensitivity=l1,
-        share_sigma=share_of(terms, l2) * ROUNDED_UP,
+        share_sigma=share_sigma,
         wrap_probability=chosen.wraps,
     )
 
 
-def _sensitivity(query: Query, terms: Terms, scale: float, rotation: Rotation) -> tuple[float, float]:
+def _sensitivity(case: _Case, scale: float, rotation: Rotation) -> tuple[float, float]:
     """Return D2 and D1 on the grid.
 
     One client's vector, unit "client", is rounded under a bound that holds with certainty. The sum of a client's
     records, unit "record", is rounded to nearest; two such sums also differ by the float error of two rotations.
     """
+    terms = case.terms
     if terms.unit == "client":
         bound = rounding_bound(norm=grid_norm(terms, scale), dimension=rotation.length)
         return bound.l2, bound.l1
     rounded = record_terms(
-        bound=1.0,
+        bound=case.unit_bound,
         scale=scale,
         dimension=rotation.length,
         max_records=terms.max_records,
-        row_error=bounded_row_error(query, terms),
+        row_error=case.row_error,
     )
     l2 = (rounded.l2 + 2.0 * rotation.error * terms.max_records * scale) * (1.0 + 2.0**-50)
     return l2, l1_of_integers(l2, rotation.length)
 
 
-def _price(query: Query, terms: Terms, grid: Grid) -> float:
-    unit_bound = query.sensitivity(terms.unit, records_per_client=terms.records_per_client).l2
-    return grid.l2_sensitivity / (unit_bound * grid.scale)
-
-
-def _sum_variance(terms: Terms, grid: Grid) -> float:
-    shares = terms.guaranteed if terms.protection in ("secure_aggregation", "trusted") else 1
-    return shares * grid.share_sigma**2
+def _price(case: _Case, grid: Grid) -> float:
+    return grid.l2_sensitivity / (case.unit_bound * grid.scale)

@@ -9,6 +9,7 @@ from typing import Final
 
 from privfed.errors import UsageError
 from privfed.plan.coarse import coarse_grid, usable_bits
+from privfed.plan.explain import explained
 from privfed.plan.fine import fine_grid
 from privfed.plan.grid import Grid
 from privfed.plan.terms import Terms, check_terms
@@ -56,6 +57,10 @@ class Plan(Grid):
             variance *= survivors
         return math.sqrt(variance) / self.scale
 
+    def explain(self) -> tuple[str, ...]:
+        """Return sentences on what was chosen, why, and what it costs in accuracy and bytes."""
+        return explained(self)
+
     @property
     def nbytes(self) -> int:
         """Bytes of one client's vector on the wire."""
@@ -74,6 +79,11 @@ def make_plan(query: Query, query_digest: bytes, terms: Terms) -> Plan:
     """
     check_terms(terms)
     if honest_shares(terms) < 1:
+        if terms.protection == "central":
+            raise UsageError(
+                f"in mode 'central' the operator sees everything, view {terms.view!r} has no privacy:"
+                " give the budget view='released' or view='client'"
+            )
         raise UsageError(
             f"in the view {terms.view!r}, {terms.guaranteed} guaranteed survivors leave no honest noise share:"
             " more clients are needed, or fewer drop-outs and colluders tolerated"
@@ -85,11 +95,12 @@ def make_plan(query: Query, query_digest: bytes, terms: Terms) -> Plan:
 
 def honest_shares(terms: Terms) -> int:
     """Return the noise shares of the guaranteed survivors that the view of the terms does not know."""
+    view = View.parse(terms.view)
     if terms.protection == "local":
         return 1
     if terms.protection == "central":
-        return terms.guaranteed
-    return View.parse(terms.view).noise_shares(terms.guaranteed)
+        return terms.guaranteed if view.kind in ("released", "client") or not terms.private else 0
+    return view.noise_shares(terms.guaranteed)
 
 
 def _choose(query: Query, terms: Terms) -> tuple[Grid, str]:
