@@ -32,7 +32,9 @@ from .errors import (
     BadNeighbour,
     BadOwnLeaf,
     BadRoster,
+    BadServerSignature,
     BadShareMessage,
+    BadSignature,
     CorruptState,
     DeliveryBelowThreshold,
     DigestMismatch,
@@ -44,6 +46,8 @@ from .errors import (
     LocalProtocolError,
     LowOrderPoint,
     NeighboursBelowThreshold,
+    NoiseBelowFloor,
+    NoQuorum,
     OverBound,
     OwnBitOff,
     PeerProtocolError,
@@ -54,6 +58,7 @@ from .errors import (
     UnexpectedMessage,
     UnknownFormat,
     UnknownSender,
+    ValueOutOfRange,
     WeakParameters,
     WrongNeighbours,
     WrongRound,
@@ -66,14 +71,18 @@ from .events import (
     RoundResult,
     RoundStarted,
     ServerEvent,
+    Signing,
     Unmasking,
 )
-from .messages import Offer
+from .identities import Certificate, Credentials, Directory, Signer, issue_certificate, read_certificate
+from .offer import Offer
 from .parameters import GraphParameters, select_parameters
 from .policy import ClientPolicy
 from .server import Server
 from .slots import Slot
 from .states import ClientState, ServerState, SlotState
+from .suites import UnknownSuite
+from .surplus import surplus_seed
 from .vectors import VectorSpec
 
 __all__ = [
@@ -83,14 +92,19 @@ __all__ = [
     "BadNeighbour",
     "BadOwnLeaf",
     "BadRoster",
+    "BadServerSignature",
     "BadShareMessage",
+    "BadSignature",
+    "Certificate",
     "Client",
     "ClientEvent",
     "ClientPolicy",
     "ClientState",
     "CorruptState",
+    "Credentials",
     "DeliveryBelowThreshold",
     "DigestMismatch",
+    "Directory",
     "DuplicateMessage",
     "EpochFailed",
     "ExcludedSender",
@@ -100,6 +114,8 @@ __all__ = [
     "LocalProtocolError",
     "LowOrderPoint",
     "NeighboursBelowThreshold",
+    "NoQuorum",
+    "NoiseBelowFloor",
     "Offer",
     "OverBound",
     "OwnBitOff",
@@ -115,15 +131,22 @@ __all__ = [
     "Server",
     "ServerEvent",
     "ServerState",
+    "Signer",
+    "Signing",
     "Slot",
     "SlotState",
     "UnexpectedMessage",
     "UnknownFormat",
     "UnknownSender",
+    "UnknownSuite",
     "Unmasking",
+    "ValueOutOfRange",
     "VectorSpec",
     "WeakParameters",
     "WrongNeighbours",
     "WrongRound",
+    "issue_certificate",
+    "read_certificate",
     "select_parameters",
+    "surplus_seed",
 ]

@@ -24,6 +24,16 @@ class CorruptState(LocalProtocolError):
     """Saved client state that cannot be read: altered, cut short, or written by another version."""
 
 
+class ValueOutOfRange(LocalProtocolError):
+    """Refusal 18: an element of a vector that does not fit into the bits that were offered for it.
+
+    Attributes:
+        refusal: 18.
+    """
+
+    refusal: ClassVar[int] = 18
+
+
 class InfeasibleParameters(LocalProtocolError):
     """No threshold satisfies these fractions of corrupt and dropped clients; the nearest that works is named."""
 
@@ -82,6 +92,12 @@ class ExcludedSender(PeerProtocolError):
     """A message from a client that was found bad in this step or is left out of the epoch."""
 
 
+class BadServerSignature(PeerProtocolError):
+    """Refusal 1: a message of the server whose signature is missing or not one of the pinned server key."""
+
+    refusal = 1
+
+
 class UnknownFormat(PeerProtocolError):
     """Refusal 2: unknown version, suite, mode, type or field; wrong length, trailing bytes, oversize."""
 
@@ -125,7 +141,13 @@ class WrongNeighbours(PeerProtocolError):
 
 
 class BadNeighbour(PeerProtocolError):
-    """Refusal 9: a doubled or disallowed identity, or a public key that occurs twice."""
+    """Refusal 9: a doubled or disallowed identity, one without a believed key, or a public key that occurs twice."""
+
+    refusal = 9
+
+
+class BadSignature(PeerProtocolError):
+    """Refusal 9: a message of a client whose signature is missing or not one of its key."""
 
     refusal = 9
 
@@ -178,10 +200,22 @@ class DigestMismatch(PeerProtocolError):
     refusal = 17
 
 
+class NoiseBelowFloor(PeerProtocolError):
+    """Refusal 18: an offer for other noise shares than the client's noise is sized for; it could get too low."""
+
+    refusal = 18
+
+
 class SecondSurvivors(PeerProtocolError):
     """Refusal 19: a second survivors bitmap for a round that was answered."""
 
     refusal = 19
+
+
+class NoQuorum(PeerProtocolError):
+    """Refusal 20: fewer than t neighbours signed the survivors that this client was told, or one of them did not."""
+
+    refusal = 20
 
 
 class AfterBurned(PeerProtocolError):

@@ -5,10 +5,11 @@ Every client event has `reply`, the bytes to send to the server, or None. Replie
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .errors import Disputes
-from .messages import Offer
+from .offer import Offer
 from .vectors import Array
 
 
@@ -53,6 +54,14 @@ class RoundStarted(ClientEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Signing(ClientEvent):
+    """The survivors are known and signed; the reply (M8) holds the signature. Malicious mode only."""
+
+    round: int
+    survivors: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unmasking(ClientEvent):
     """The survivors are known; the reply (M10) holds this client's shares. The round is burned."""
 
@@ -81,6 +90,10 @@ class RoundResult:
         disputes: (dealer, givers) for each client of whose secret some shares did not fit the rest, all identities.
             The dealer dealt wrong shares or the givers gave wrong ones, and nothing tells which; with many wrong shares
             it may even have been others. A pointer for the operator; the sum is right all the same.
+        surplus: seed of the surplus noise that may be taken out, by identity of the survivors that gave one: seed
+            `dropped` + 1 of its chain. The surplus of a survivor that was lost before it answered stays in the sum:
+            more noise, never less. Empty if the offer has no `shares`, or all its noise is needed.
+        dropped: D, the noise shares that are missing from the sum: `Offer.shares` less the survivors, at least 0.
     """
 
     round: int
@@ -88,3 +101,5 @@ class RoundResult:
     participants: tuple[bytes, ...]
     survivors: tuple[bytes, ...]
     disputes: Disputes = ()
+    surplus: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+    dropped: int = 0

@@ -20,24 +20,39 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
+class Tree:
+    """A tree over leaf hashes, level by level: a lone right-most node climbs as it is.
+
+    Args:
+        hashes: of the leaves, in order; the empty tree has the hash of the empty string as its root.
+    """
+
+    def __init__(self, hashes: Sequence[bytes]) -> None:
+        self._levels = [list(hashes)]
+        while len(self._levels[-1]) > 1:
+            below = self._levels[-1]
+            level = [node_hash(below[at], below[at + 1]) for at in range(0, len(below) - 1, 2)]
+            self._levels.append(level + below[len(level) * 2 :])
+
+    @property
+    def root(self) -> bytes:
+        """The root."""
+        return self._levels[-1][0] if self._levels[-1] else hashlib.sha256(b"").digest()
+
+    def path(self, index: int) -> tuple[bytes, ...]:
+        """Inclusion path of leaf `index`: the siblings from the leaf up to the root."""
+        siblings = [(level, (index >> height) ^ 1) for height, level in enumerate(self._levels)]
+        return tuple(level[place] for level, place in siblings if place < len(level))
+
+
 def root_of(hashes: Sequence[bytes]) -> bytes:
-    """Root over leaf hashes; the empty tree has the hash of the empty string."""
-    if not hashes:
-        return hashlib.sha256(b"").digest()
-    if len(hashes) == 1:
-        return hashes[0]
-    split = _split(len(hashes))
-    return node_hash(root_of(hashes[:split]), root_of(hashes[split:]))
+    """Root over leaf hashes."""
+    return Tree(hashes).root
 
 
 def path_of(hashes: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """Inclusion path of leaf `index`: the siblings from the leaf up to the root."""
-    if len(hashes) == 1:
-        return ()
-    split = _split(len(hashes))
-    if index < split:
-        return (*path_of(hashes[:split], index), root_of(hashes[split:]))
-    return (*path_of(hashes[split:], index - split), root_of(hashes[:split]))
+    """Inclusion path of leaf `index`. Take a `Tree` where more than one is needed."""
+    return Tree(hashes).path(index)
 
 
 def root_from_path(leaf: bytes, *, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
@@ -60,8 +75,3 @@ def verify_path(leaf: bytes, *, index: int, size: int, path: Sequence[bytes], ro
     """Whether the path proves that the leaf hash stands at `index` in a tree of `size` leaves with this root."""
     found = root_from_path(leaf, index=index, size=size, path=path)
     return found is not None and equal(found, root)
-
-
-def _split(size: int) -> int:
-    """Largest power of two smaller than `size`."""
-    return 1 << ((size - 1).bit_length() - 1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .errors import BadNeighbour, OverBound, RosterSize, WeakParameters
-from .messages import Offer
+from .errors import BadNeighbour, NoiseBelowFloor, OverBound, RosterSize, WeakParameters
+from .modes import MODES
+from .offer import Offer
 from .vectors import total_bytes
 
 
@@ -20,8 +21,12 @@ class ClientPolicy:
             the roster: the threshold must exceed it.
         max_dropout: largest tolerated drop-out that an offer may ask for; more tolerance means a lower threshold.
         min_sigma: least statistical security in bits.
+        modes: the modes to take part in. A client with credentials never takes part without identities, whatever
+            stands here; one without them cannot take part with them.
         identities: the only identities allowed in a roster; None allows all. Without a list (and without signatures)
             a server that lies can fill the roster with clients of its own.
+        noise_shares: the number of noise shares that this client's noise is sized for; None allows any. A server that
+            understates it would have seeds handed out that take too much noise out of the sum.
         plan_digests: the only plans to serve; None allows all.
         n_max: most clients in a roster.
         max_rounds: most rounds in an epoch.
@@ -35,7 +40,9 @@ class ClientPolicy:
     min_colluders: int = 0
     max_dropout: float = 1.0
     min_sigma: int = 40
+    modes: frozenset[str] = frozenset(MODES)
     identities: frozenset[bytes] | None = field(default=None, repr=False)
+    noise_shares: int | None = None
     plan_digests: frozenset[bytes] | None = field(default=None, repr=False)
     n_max: int = 300
     max_rounds: int = 1024
@@ -47,11 +54,13 @@ class ClientPolicy:
         """Refuse an offer that is weaker, larger or older than this policy allows.
 
         Raises:
-            WeakParameters: fewer clients, less corruption or more drop-out than agreed to, or an unknown plan.
+            WeakParameters: fewer clients, less corruption or more drop-out than agreed to, another mode or plan.
+            NoiseBelowFloor: other noise shares than this client's noise is sized for.
             OverBound: expired, or too many rounds or bytes.
             RosterSize: more clients than allowed.
         """
         weak = {
+            f"mode {offer.mode}, policy allows {sorted(self.modes)}": offer.mode not in self.modes,
             f"n_min={offer.n_min}, policy asks for at least {self.n_min}": offer.n_min < self.n_min,
             f"corrupt={offer.corrupt}, policy asks for at least {self.min_corrupt}": offer.corrupt < self.min_corrupt,
             f"dropout={offer.dropout}, policy allows at most {self.max_dropout}": offer.dropout > self.max_dropout,
@@ -61,6 +70,8 @@ class ClientPolicy:
             ),
         }
         _refuse(WeakParameters, "offer with", weak)
+        if self.noise_shares is not None and offer.shares != self.noise_shares:
+            raise NoiseBelowFloor(f"offer for {offer.shares} noise shares, own noise is sized for {self.noise_shares}")
         size = total_bytes(offer.vectors)
         over = {
             f"{offer.rounds} rounds, policy allows {self.max_rounds}": offer.rounds > self.max_rounds,

@@ -1,4 +1,4 @@
-"""The primitives as this protocol calls them: framing, SHA-256, HKDF-SHA256, X25519, AES-256-GCM.
+"""The primitives as this protocol calls them: framing, SHA-256, HKDF-SHA256, X25519, authenticated encryption.
 
 Nothing here is a construction of our own; the module fixes encodings and refuses what must never be accepted.
 """
@@ -11,9 +11,9 @@ from typing import Final, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .errors import BadShareMessage, LowOrderPoint
+from .suites import AES, Suite
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
@@ -118,18 +118,18 @@ class Agreement:
             raise LowOrderPoint("X25519 with a peer's public key gave the all-zero value") from None
 
 
-def seal(key: bytes, plaintext: Bytes, associated: bytes) -> bytes:
-    """AES-256-GCM under a key that encrypts once: zero nonce, the tag (16 bytes) at the end."""
-    return AESGCM(key).encrypt(_ZERO_NONCE, plaintext, associated)
+def seal(key: bytes, plaintext: Bytes, associated: bytes, *, suite: Suite = AES) -> bytes:
+    """Encrypt under a key that encrypts once: zero nonce, the tag (16 bytes) at the end."""
+    return suite.sealer(key).encrypt(_ZERO_NONCE, bytes(plaintext), associated)
 
 
-def unseal(key: bytes, ciphertext: Bytes, associated: bytes, *, sender: str) -> bytes:
+def unseal(key: bytes, ciphertext: Bytes, associated: bytes, *, sender: str, suite: Suite = AES) -> bytes:
     """Open what `seal` made.
 
     Raises:
         BadShareMessage: naming the sender, if the ciphertext does not authenticate.
     """
     try:
-        return AESGCM(key).decrypt(_ZERO_NONCE, ciphertext, associated)
+        return suite.sealer(key).decrypt(_ZERO_NONCE, bytes(ciphertext), associated)
     except InvalidTag:
         raise BadShareMessage(f"shares from {sender} do not authenticate under this roster") from None

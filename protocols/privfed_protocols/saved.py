@@ -10,13 +10,14 @@ from typing import Final
 import msgspec
 
 from .client_round import Round
-from .client_setup import RosterView
 from .errors import CorruptState
 from .labels import SAVED_CLIENT
-from .messages import Identity, Offer, Version
+from .offer import Offer
 from .primitives import digest, equal
+from .roster import RosterView
 from .states import ClientState
 from .vault import SavedVault
+from .wire import Identity, Version
 
 _CHECKSUM_BYTES: Final = 32
 

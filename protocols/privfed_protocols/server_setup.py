@@ -6,26 +6,42 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from . import bitmap
-from .client_setup import check_keys, ciphertext_bytes
+from .client_setup import ciphertext_bytes
 from .errors import BadNeighbour, BadShareMessage, Disputes, UnknownSender, WrongRound
-from .graph import CompleteGraph
+from .graph import Graph
+from .identities import Directory
 from .labels import VERSION
-from .merkle import leaf_hash, path_of, root_of
+from .mail import Mail
+from .merkle import Tree, leaf_hash
 from .messages import Advertise, Delivery, Neighbour, Offer, Roster, Shares, check_advertise, encode
 from .parameters import GraphParameters
 from .primitives import KEY_BYTES, equal
+from .roster import check_keys, check_signer, keys_of
+from .signed import Proof
+from .topology import Topology, graph_of
+
+
+@dataclass(frozen=True)
+class Advertisement:
+    """One M1 that was taken in: the bytes as sent, what the server needs of it, and the sender's signature key."""
+
+    message: bytes = field(repr=False)
+    round_keys: bytes = field(repr=False)
+    commitments: bytes = field(repr=False)
+    signature_key: bytes = field(repr=False)
 
 
 class Advertised:
     """The M1s so far: checked one by one, so that one bad client cannot spoil the roster for all."""
 
-    def __init__(self, offer: Offer, epoch: bytes) -> None:
+    def __init__(self, offer: Offer, epoch: bytes, directory: Directory | None = None) -> None:
         self._offer = offer
         self._epoch = epoch
+        self._directory = directory
         self._keys: set[bytes] = set()
-        self.messages: dict[bytes, tuple[bytes, Advertise]] = {}
+        self.taken: dict[bytes, Advertisement] = {}
 
-    def add(self, sender: bytes, advertise: Advertise, message: bytes) -> None:
+    def add(self, sender: bytes, advertise: Advertise, message: bytes, proof: Proof | None = None) -> None:
         """Take in an M1.
 
         Raises:
@@ -37,11 +53,14 @@ class Advertised:
             raise UnknownSender(f"client {sender.hex()} advertises as {advertise.identity.hex()}")
         check_advertise(advertise, rounds=self._offer.rounds)
         check_keys([advertise])
-        keys = {advertise.channel_key, *_split(advertise.round_keys)}
+        keys, signature_key = {*keys_of(advertise)}, b""
+        if proof is not None and self._directory is not None:
+            signature_key = check_signer(advertise, proof, offer=self._offer, directory=self._directory)
+            keys.add(b"Ed25519" + signature_key)
         if keys & self._keys:
             raise BadNeighbour(f"a public key of {sender.hex()} was advertised by another client")
         self._keys |= keys
-        self.messages[sender] = (bytes(message), advertise)
+        self.taken[sender] = Advertisement(bytes(message), advertise.round_keys, advertise.commitments, signature_key)
 
 
 @dataclass(frozen=True)
@@ -54,6 +73,9 @@ class ServerRoster:
         root: Merkle root.
         round_keys: per client, its public keys of all rounds.
         commitments: per client, its seed commitments of all rounds.
+        signature_keys: per client, its Ed25519 public key; empty in the mode without identities.
+        graph: who shares with whom.
+        topology: its edges.
     """
 
     identities: tuple[bytes, ...]
@@ -61,16 +83,18 @@ class ServerRoster:
     root: bytes
     round_keys: tuple[bytes, ...] = field(repr=False)
     commitments: tuple[bytes, ...] = field(repr=False)
+    signature_keys: tuple[bytes, ...] = field(repr=False)
+    graph: Graph = field(repr=False)
+    topology: Topology = field(repr=False)
 
     @property
     def n(self) -> int:
         """Number of clients."""
         return len(self.identities)
 
-    @property
-    def graph(self) -> CompleteGraph:
-        """Who shares with whom."""
-        return CompleteGraph(self.n)
+    def mail(self, indices: Iterable[int]) -> dict[bytes, int]:
+        """Indices by identity, for a `Mail`."""
+        return {self.identities[index]: index for index in indices}
 
     def named(self, disputes: Iterable[tuple[int, tuple[int, ...]]]) -> Disputes:
         """Disputes by identity instead of by index."""
@@ -87,40 +111,46 @@ class ServerRoster:
         return self.commitments[index][KEY_BYTES * (round - 1) : KEY_BYTES * round]
 
 
-def make_rosters(
-    offer: Offer, epoch: bytes, messages: Mapping[bytes, tuple[bytes, Advertise]]
-) -> tuple[ServerRoster, dict[bytes, bytes]]:
+def make_rosters(offer: Offer, epoch: bytes, taken: Mapping[bytes, Advertisement]) -> tuple[ServerRoster, Mail]:
     """Sort, hash and cut the roster: the server's own view, and an M2 for each client."""
-    identities = tuple(sorted(messages))
+    identities = tuple(sorted(taken))
     n = len(identities)
     parameters = offer.parameters(n)
-    leaves = [messages[identity][0] for identity in identities]
-    advertised = [messages[identity][1] for identity in identities]
-    hashes = [leaf_hash(leaf) for leaf in leaves]
-    entries = [Neighbour(index, leaf) for index, leaf in enumerate(leaves)]
+    advertised = [taken[identity] for identity in identities]
+    leaves = [one.message for one in advertised]
+    tree = Tree([leaf_hash(leaf) for leaf in leaves])
+    graph = graph_of(parameters, n=n, root=tree.root, suite=offer.suite)
+    complete = parameters.k == n - 1
     roster = ServerRoster(
         identities=identities,
         parameters=parameters,
-        root=root_of(hashes),
+        root=tree.root,
         round_keys=tuple(one.round_keys for one in advertised),
         commitments=tuple(one.commitments for one in advertised),
+        signature_keys=tuple(one.signature_key for one in advertised),
+        graph=graph,
+        topology=Topology.of(graph),
     )
-    return roster, {
-        identity: encode(
+
+    def entry(index: int) -> Neighbour:
+        return Neighbour(index, leaves[index], () if complete else tree.path(index))
+
+    def make(index: int) -> bytes:
+        return encode(
             Roster(
                 version=VERSION,
                 epoch=epoch,
                 n=n,
                 k=parameters.k,
                 t=parameters.t,
-                root=roster.root,
+                root=tree.root,
                 index=index,
-                path=path_of(hashes, index),
-                neighbours=tuple(entries[neighbour] for neighbour in roster.graph.neighbours(index)),
+                path=tree.path(index),
+                neighbours=tuple(entry(neighbour) for neighbour in graph.neighbours(index)),
             )
         )
-        for index, identity in enumerate(identities)
-    }
+
+    return roster, Mail(roster.mail(range(n)), make)
 
 
 def check_shares(shares: Shares, *, roster: ServerRoster, offer: Offer, epoch: bytes) -> bytes:
@@ -139,21 +169,18 @@ def check_shares(shares: Shares, *, roster: ServerRoster, offer: Offer, epoch: b
 
 
 def make_deliveries(
-    shared: Mapping[int, bytes], *, roster: ServerRoster, offer: Offer, epoch: bytes
-) -> dict[bytes, bytes]:
-    """Turn the ciphertexts round: an M4 for each client whose M3 arrived."""
+    shared: Mapping[int, bytes], receivers: Iterable[int], *, roster: ServerRoster, offer: Offer, epoch: bytes
+) -> Mail:
+    """Turn the ciphertexts round: an M4 for each receiver. They are held once, and freed with the mail."""
     size = ciphertext_bytes(offer.rounds)
     present = bitmap.pack(shared, roster.n)
-    pieces: dict[int, list[bytes]] = {receiver: [] for receiver in shared}
-    for sender in sorted(shared):
-        for place, receiver in enumerate(roster.graph.neighbours(sender)):
-            if receiver in pieces:
-                pieces[receiver].append(shared[sender][size * place : size * (place + 1)])
-    return {
-        roster.identities[receiver]: encode(Delivery(VERSION, epoch, present, memoryview(b"".join(addressed))))
-        for receiver, addressed in pieces.items()
-    }
+    rows, places = roster.topology.rows, roster.topology.places
 
+    def make(receiver: int) -> bytes:
+        ends = zip(rows[receiver].tolist(), places[receiver].tolist(), strict=True)
+        addressed = [
+            memoryview(shared[sender])[size * place : size * (place + 1)] for sender, place in ends if sender in shared
+        ]
+        return encode(Delivery(VERSION, epoch, present, memoryview(b"".join(addressed))))
 
-def _split(keys: bytes) -> list[bytes]:
-    return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
+    return Mail(roster.mail(receivers), make)

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .masks import keystream
+from .suites import AES, Suite
 
 Field = npt.NDArray[np.uint64]
 
@@ -56,12 +56,12 @@ def reduce(values: Field) -> Field:
 
 
 class FieldStream:
-    """Uniform field elements from an AES-256-CTR stream: its 31-bit words in order, without those that equal p."""
+    """Uniform field elements from a keystream: its 31-bit words in order, without those that equal p."""
 
-    __slots__ = ("_context",)
+    __slots__ = ("_stream",)
 
-    def __init__(self, key: bytes) -> None:
-        self._context = keystream(key)
+    def __init__(self, key: bytes, *, suite: Suite = AES) -> None:
+        self._stream = suite.keystream(key)
 
     def draw(self, count: int) -> npt.NDArray[np.uint32]:
         """Draw `count` elements of [0, p); rejection, never a remainder, so that each is exactly equally likely."""
@@ -72,8 +72,9 @@ class FieldStream:
         return kept
 
     def _words(self, count: int) -> npt.NDArray[np.uint32]:
-        raw = self._context.update(bytes(4 * count))
-        return np.frombuffer(raw, "<u4") & np.uint32(PRIME)
+        words = np.empty(count, "<u4")
+        self._stream.update_into(bytes(4 * count), words.view(np.uint8).data)
+        return words & np.uint32(PRIME)
 
 
 def share(secrets: Field, *, points: Field, threshold: int, stream: FieldStream) -> npt.NDArray[np.uint32]:

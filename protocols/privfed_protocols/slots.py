@@ -13,13 +13,15 @@ _DONE: Final = {
     SlotTrigger.ADVERTISE: SlotState.ADVERTISED,
     SlotTrigger.SHARES: SlotState.SHARED,
     SlotTrigger.MASK: SlotState.MASKED,
+    SlotTrigger.SIGN: SlotState.SIGNED,
     SlotTrigger.UNMASK: SlotState.UNMASKED,
 }
 _AWAITED: Final = {
-    ServerState.ADVERTISE: SlotState.ABSENT,
-    ServerState.SHARES: SlotState.ADVERTISED,
-    ServerState.INPUTS: SlotState.INVITED,
-    ServerState.UNMASK: SlotState.MASKED,
+    ServerState.ADVERTISE: (SlotState.ABSENT,),
+    ServerState.SHARES: (SlotState.ADVERTISED,),
+    ServerState.INPUTS: (SlotState.INVITED,),
+    ServerState.SIGNATURES: (SlotState.MASKED,),
+    ServerState.UNMASK: (SlotState.MASKED, SlotState.SIGNED),  # where signatures are asked for, no slot stays masked
 }
 
 
@@ -95,4 +97,4 @@ class SlotBook:
 
     def awaited(self, state: ServerState) -> frozenset[bytes]:
         """Identities that a step still waits for."""
-        return frozenset(slot.identity for slot in self if slot.state is _AWAITED.get(state))
+        return frozenset(slot.identity for slot in self if slot.state in _AWAITED.get(state, ()))

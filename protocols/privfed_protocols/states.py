@@ -23,6 +23,7 @@ class ClientState(enum.Enum):
     READY = "ready"
     STARTED = "started"
     MASKED = "masked"
+    SIGNED = "signed"
     ABORTED = "aborted"
 
 
@@ -37,6 +38,8 @@ class ClientTrigger(enum.Enum):
     START = "later round started"
     MASK = "masked vector made"
     SURVIVORS = "survivors answered"
+    SIGN = "survivors signed"
+    QUORUM = "quorum answered"
     BURN = "refusal in a round, or given up"
     ABORT = "refusal in set-up"
 
@@ -48,6 +51,7 @@ class ServerState(enum.Enum):
     SHARES = "shares"
     READY = "ready"
     INPUTS = "inputs"
+    SIGNATURES = "signatures"
     UNMASK = "unmask"
     FAILED = "failed"
 
@@ -62,6 +66,9 @@ class ServerTrigger(enum.Enum):
     START = "round started"
     TAKE_MASKED = "masked vector taken"
     CLOSE_INPUTS = "inputs closed"
+    ASK_SIGNATURES = "inputs closed, survivors to be signed"
+    TAKE_SIGNATURE = "signature taken"
+    CLOSE_SIGNATURES = "signatures closed"
     TAKE_UNMASK = "unmask answer taken"
     CLOSE_UNMASK = "sum opened"
     FAIL_ROUND = "round failed"
@@ -76,6 +83,7 @@ class SlotState(enum.Enum):
     SHARED = "shared"
     INVITED = "invited"
     MASKED = "masked"
+    SIGNED = "signed"
     UNMASKED = "unmasked"
     LATE = "late"
     BAD = "bad"
@@ -90,6 +98,7 @@ class SlotTrigger(enum.Enum):
     INVITE = "round start"
     REST = "round start without it"
     MASK = "masked vector"
+    SIGN = "signature on the survivors"
     UNMASK = "unmask answer"
     LATE = "message after its step was closed"
     BAD = "refused message"
@@ -109,7 +118,13 @@ CLIENT_TRANSITIONS: Final[Mapping[ClientState, Mapping[ClientTrigger, ClientStat
         _C.SHARED: {_CT.DELIVERY: _C.READY, _CT.ABORT: _C.ABORTED},
         _C.READY: {_CT.START: _C.STARTED, _CT.BURN: _C.READY},
         _C.STARTED: {_CT.MASK: _C.MASKED, _CT.START: _C.STARTED, _CT.BURN: _C.READY},
-        _C.MASKED: {_CT.SURVIVORS: _C.READY, _CT.START: _C.STARTED, _CT.BURN: _C.READY},
+        _C.MASKED: {
+            _CT.SURVIVORS: _C.READY,
+            _CT.SIGN: _C.SIGNED,
+            _CT.START: _C.STARTED,
+            _CT.BURN: _C.READY,
+        },
+        _C.SIGNED: {_CT.QUORUM: _C.READY, _CT.START: _C.STARTED, _CT.BURN: _C.READY},
         _C.ABORTED: {},
     }
 )
@@ -123,7 +138,17 @@ SERVER_TRANSITIONS: Final[Mapping[ServerState, Mapping[ServerTrigger, ServerStat
         },
         _S.SHARES: {_ST.TAKE_SHARES: _S.SHARES, _ST.CLOSE_SHARES: _S.READY, _ST.FAIL_EPOCH: _S.FAILED},
         _S.READY: {_ST.START: _S.INPUTS, _ST.FAIL_EPOCH: _S.FAILED},
-        _S.INPUTS: {_ST.TAKE_MASKED: _S.INPUTS, _ST.CLOSE_INPUTS: _S.UNMASK, _ST.FAIL_ROUND: _S.READY},
+        _S.INPUTS: {
+            _ST.TAKE_MASKED: _S.INPUTS,
+            _ST.CLOSE_INPUTS: _S.UNMASK,
+            _ST.ASK_SIGNATURES: _S.SIGNATURES,
+            _ST.FAIL_ROUND: _S.READY,
+        },
+        _S.SIGNATURES: {
+            _ST.TAKE_SIGNATURE: _S.SIGNATURES,
+            _ST.CLOSE_SIGNATURES: _S.UNMASK,
+            _ST.FAIL_ROUND: _S.READY,
+        },
         _S.UNMASK: {_ST.TAKE_UNMASK: _S.UNMASK, _ST.CLOSE_UNMASK: _S.READY, _ST.FAIL_ROUND: _S.READY},
         _S.FAILED: {},
     }
@@ -138,13 +163,16 @@ SLOT_TRANSITIONS: Final[Mapping[SlotState, Mapping[SlotTrigger, SlotState]]] = M
         _L.ADVERTISED: {_LT.SHARES: _L.SHARED, _LT.BAD: _L.BAD, _LT.LATE: _L.LATE},
         _L.SHARED: _NEXT_ROUND,
         _L.INVITED: {_LT.MASK: _L.MASKED, _LT.LATE: _L.LATE, _LT.BAD: _L.BAD, **_OVER},
-        _L.MASKED: {_LT.UNMASK: _L.UNMASKED, _LT.BAD: _L.BAD, **_OVER},
+        _L.MASKED: {_LT.UNMASK: _L.UNMASKED, _LT.SIGN: _L.SIGNED, _LT.LATE: _L.LATE, _LT.BAD: _L.BAD, **_OVER},
+        _L.SIGNED: {_LT.UNMASK: _L.UNMASKED, _LT.BAD: _L.BAD, **_OVER},
         _L.UNMASKED: _OVER,
         _L.LATE: _OVER,
         _L.BAD: _OVER,
         _L.LEFT_OUT: {},
     }
 )
+
+SET_UP: Final = frozenset({_C.NEW, _C.OFFERED, _C.ADVERTISED, _C.ROSTERED, _C.SHARED})  # a refusal aborts these
 
 State = TypeVar("State", bound=enum.Enum)
 Trigger = TypeVar("Trigger", bound=enum.Enum)

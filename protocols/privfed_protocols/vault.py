@@ -32,13 +32,17 @@ class SavedVault(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     neighbours: int
     held_from: int
     held: bytes
+    surplus: bytes
 
     def __repr__(self) -> str:
         return "<SavedVault>"
 
 
 class Vault(Uncopied):
-    """Channel key, sharing seed, and for each round the mask key e, the self-mask seed b and the shares held."""
+    """Channel key, sharing seed; for each round the mask key e, the self-mask seed b and the shares held.
+
+    For the round that runs also the seed of the client's surplus noise, if it has any.
+    """
 
     def __init__(self, rounds: int, randomness: Callable[[int], bytes]) -> None:
         self.rounds = rounds
@@ -49,6 +53,7 @@ class Vault(Uncopied):
         self.own_from = 1
         self.held: npt.NDArray[np.uint8] = np.zeros((rounds, 0, PAIR_BYTES), np.uint8)
         self.held_from = 1
+        self.surplus = bytearray(KEY_BYTES)
 
     def key(self, round: int) -> memoryview:
         """X25519 private key e of a round."""
@@ -77,7 +82,8 @@ class Vault(Uncopied):
             self.own_from = end + 1
 
     def erase_round(self, *, through: int) -> None:
-        """Overwrite everything about all rounds up to and with `through`."""
+        """Overwrite everything about all rounds up to and with `through`, the last that ran."""
+        _zero(self.surplus)
         self.erase_own(through=through)
         end = min(through, self.rounds)
         if end >= self.held_from:
@@ -102,6 +108,7 @@ class Vault(Uncopied):
             neighbours=self.held.shape[1],
             held_from=self.held_from,
             held=self.held[self.held_from - 1 :].tobytes(),
+            surplus=bytes(self.surplus) if any(self.surplus) else b"",
         )
 
     @classmethod
@@ -123,6 +130,7 @@ class Vault(Uncopied):
         vault.seeds = bytearray(gone + saved.seeds)
         vault.held_from = saved.held_from
         vault.held = np.zeros((saved.rounds, saved.neighbours, PAIR_BYTES), np.uint8)
+        vault.surplus = bytearray(saved.surplus or KEY_BYTES)
         left = vault.held[saved.held_from - 1 :]
         left[...] = np.frombuffer(saved.held, np.uint8).reshape(left.shape)
         return vault
@@ -146,6 +154,7 @@ def _consistent(saved: SavedVault) -> bool:
         and min(own, held, saved.neighbours) >= 0
         and len(saved.channel) in (0, KEY_BYTES)
         and len(saved.sharing_seed) in (0, KEY_BYTES)
+        and len(saved.surplus) in (0, KEY_BYTES)
         and len(saved.keys) == len(saved.seeds) == KEY_BYTES * own
         and len(saved.held) == held * saved.neighbours * PAIR_BYTES
     )

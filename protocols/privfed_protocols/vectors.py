@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from .errors import LocalProtocolError
+from .errors import LocalProtocolError, ValueOutOfRange
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Length = Annotated[int, msgspec.Meta(ge=1, le=2**32 - 1)]
-Bits = Literal[8, 16, 32, 64]
+Bits = Annotated[int, msgspec.Meta(ge=1, le=64)]
 
 Array = npt.NDArray[np.unsignedinteger[Any]]
 MAX_VECTORS: Final = 64
@@ -26,7 +26,7 @@ class VectorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     Attributes:
         name: 1 to 64 characters, unique within the offer; bound into every mask key.
         length: number of elements, at least 1.
-        bits: 8, 16, 32 or 64.
+        bits: 1 to 64.
     """
 
     name: Name
@@ -35,13 +35,18 @@ class VectorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
-        """Unsigned dtype of an element in memory and on the wire, little endian."""
-        return np.dtype(f"<u{self.bits // 8}")
+        """Unsigned little-endian dtype of an element in memory: the smallest that holds its bits."""
+        return np.dtype(f"<u{next(size for size in (1, 2, 4, 8) if self.bits <= 8 * size)}")
+
+    @property
+    def native(self) -> bool:
+        """Whether elements have all bits of their dtype, so that memory and wire look the same."""
+        return self.bits == 8 * self.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole vector on the wire."""
-        return self.length * self.bits // 8
+        """Bytes of the whole vector on the wire, packed."""
+        return (self.length * self.bits + 7) // 8
 
 
 def total_bytes(vectors: Sequence[VectorSpec]) -> int:
@@ -66,6 +71,7 @@ def check_vectors(vectors: Mapping[str, Array], specs: Sequence[VectorSpec]) -> 
 
     Raises:
         LocalProtocolError: a vector is missing or unknown, or its dtype, shape or memory order differs.
+        ValueOutOfRange: an element does not fit into the bits that were offered for it.
     """
     missing = [spec.name for spec in specs if spec.name not in vectors]
     unknown = sorted(set(vectors) - {spec.name for spec in specs})
@@ -86,4 +92,6 @@ def _checked(array: Array, spec: VectorSpec) -> Array:
         )
     if not array.flags.c_contiguous:
         raise LocalProtocolError(f"vector {spec.name!r} is not contiguous; pass numpy.ascontiguousarray of it")
+    if not spec.native and int(array.max()) >> spec.bits:
+        raise ValueOutOfRange(f"vector {spec.name!r} has an element of more than {spec.bits} bits; clip or encode it")
     return array

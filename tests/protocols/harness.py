@@ -13,8 +13,21 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from privfed_protocols import Client, ClientPolicy, Offer, PeerProtocolError, RoundResult, Server, VectorSpec
+from privfed_protocols import (
+    Client,
+    ClientPolicy,
+    Credentials,
+    Directory,
+    Offer,
+    PeerProtocolError,
+    RoundResult,
+    Server,
+    ServerState,
+    Signer,
+    VectorSpec,
+)
 from privfed_protocols.messages import Message
+from privfed_protocols.modes import ModeName
 from privfed_protocols.vectors import Array
 
 MODEL = hashlib.sha256(b"model").digest()
@@ -39,6 +52,21 @@ def seeded(seed: object) -> Callable[[int], bytes]:
     return read
 
 
+def signer_of(name: bytes) -> Signer:
+    """The same key for the same name, every time; for tests only."""
+    return Signer.from_seed(hashlib.sha256(b"signature key of " + name).digest())
+
+
+SERVER_KEY = signer_of(b"the server").public_key
+
+
+def credentials_of(names: Iterable[bytes]) -> dict[bytes, Credentials]:
+    """Credentials of clients that pin each other and the server."""
+    names = list(names)
+    directory = Directory({name: signer_of(name).public_key for name in names})
+    return {name: Credentials(signer_of(name), directory, SERVER_KEY) for name in names}
+
+
 def replace(message: bytes, kind: type[Message], **changes: object) -> bytes:
     """Decode a message, change fields, and encode it again."""
     decoded = msgspec.msgpack.decode(message, type=kind)
@@ -47,7 +75,11 @@ def replace(message: bytes, kind: type[Message], **changes: object) -> bytes:
 
 def random_vectors(specs: Iterable[VectorSpec], rng: np.random.Generator) -> dict[str, Array]:
     """Uniform ring elements, the worst case for carries."""
-    return {spec.name: np.frombuffer(rng.bytes(spec.nbytes), spec.dtype).copy() for spec in specs}
+    return {
+        spec.name: np.frombuffer(rng.bytes(spec.length * spec.dtype.itemsize), spec.dtype)
+        >> spec.dtype.type(8 * spec.dtype.itemsize - spec.bits)
+        for spec in specs
+    }
 
 
 def plain_sum(contributions: Iterable[Mapping[str, Array]], specs: Iterable[VectorSpec]) -> dict[str, list[int]]:
@@ -67,6 +99,11 @@ def assert_exact(result: RoundResult, given: Mapping[bytes, Mapping[str, Array]]
         assert result.sums[spec.name].tolist() == expected[spec.name]
 
 
+def surplus_of(identity: bytes) -> bytes:
+    """A client's surplus seed, the same in every round; for tests only."""
+    return hashlib.sha256(b"surplus seed of " + identity).digest()
+
+
 @dataclass
 class Network:
     """A server and its clients, with a transport that loses what it is told to lose."""
@@ -77,6 +114,7 @@ class Network:
     saved: dict[bytes, bytes] = field(default_factory=dict)
     restart_always: bool = False
     refused: list[tuple[bytes, PeerProtocolError]] = field(default_factory=list)
+    credentials: Mapping[bytes, Credentials] = field(default_factory=dict)
 
     @classmethod
     def make(
@@ -91,6 +129,7 @@ class Network:
         policy: ClientPolicy | None = None,
         seed: object = 0,
         restart_always: bool = False,
+        mode: ModeName = "semi-honest",
         **offered: object,
     ) -> Network:
         offer = Offer.new(
@@ -101,18 +140,29 @@ class Network:
             plan_digest=PLAN,
             corrupt=corrupt,
             dropout=dropout,
+            mode=mode,
             nonce=hashlib.sha256(str(seed).encode()).digest(),
             **offered,  # type: ignore[arg-type]
         )
-        clients = {name: Client(name, policy=policy, randomness=seeded((seed, name))) for name in identities(n)}
-        return cls(Server(offer), clients, offer, restart_always=restart_always)
+        known = credentials_of(identities(n)) if offer.rules.identities else {}
+        clients = {
+            name: Client(name, policy=policy, credentials=known.get(name), randomness=seeded((seed, name)))
+            for name in identities(n)
+        }
+        directory = known[identities(1)[0]].directory if known else None
+        server = Server(offer, signer=signer_of(b"the server") if known else None, directory=directory)
+        return cls(server, clients, offer, restart_always=restart_always, credentials=known)
 
     def keep(self, identity: bytes) -> None:
         """Save a client; with `restart_always`, go on from the saved bytes in a new object."""
         client = self.clients[identity]
         self.saved[identity] = client.save()
         if self.restart_always:
-            self.clients[identity] = Client.restore(self.saved[identity], policy=client._policy)
+            self.clients[identity] = self.restored(identity, policy=client._policy)
+
+    def restored(self, identity: bytes, *, policy: ClientPolicy | None = None) -> Client:
+        """A client as it was last saved."""
+        return Client.restore(self.saved[identity], policy=policy, credentials=self.credentials.get(identity))
 
     def tell(self, identity: bytes, message: bytes) -> bytes | None:
         """Give a client a message; its reply, after it was saved."""
@@ -128,7 +178,7 @@ class Network:
         except PeerProtocolError as error:
             self.refused.append((identity, error))
 
-    def advertise(self, *, lost: Collection[bytes] = ()) -> dict[bytes, bytes]:
+    def advertise(self, *, lost: Collection[bytes] = ()) -> Mapping[bytes, bytes]:
         for identity in self.clients:
             if identity not in lost:
                 self.send(identity, self.tell(identity, self.server.offer))
@@ -151,7 +201,8 @@ class Network:
         return self
 
     def submit(self, identity: bytes, vectors: Mapping[str, Array]) -> bytes:
-        message = self.clients[identity].submit(vectors, model_digest=MODEL, plan_digest=PLAN)
+        seed = surplus_of(identity) if self.offer.shares else None
+        message = self.clients[identity].submit(vectors, model_digest=MODEL, plan_digest=PLAN, surplus_seed=seed)
         self.keep(identity)
         return message
 
@@ -162,8 +213,9 @@ class Network:
         lost_start: Collection[bytes] = (),
         lost_input: Collection[bytes] = (),
         participants: Iterable[bytes] | None = None,
-    ) -> dict[bytes, bytes]:
+    ) -> Mapping[bytes, bytes]:
         """Start a round and bring in the masked vectors; the M7s."""
+        participants = None if participants is None else list(participants)
         started = self.server.start_round(model_digest=MODEL, plan_digest=PLAN, participants=participants)
         for identity, start in started.items():
             if identity in lost_start:
@@ -177,14 +229,25 @@ class Network:
         self,
         vectors: Mapping[bytes, Mapping[str, Array]],
         *,
+        lost_signature: Collection[bytes] = (),
         lost_unmask: Collection[bytes] = (),
         **inputs: Collection[bytes],
     ) -> RoundResult:
         """Run a round to its end."""
-        for identity, survivors in self.inputs(vectors, **inputs).items():
+        mail = self.inputs(vectors, **inputs)
+        if self.server.state is ServerState.SIGNATURES:
+            mail = self.quorum(mail, lost_signature=lost_signature)
+        for identity, message in mail.items():
             if identity not in lost_unmask:
-                self.send(identity, self.tell(identity, survivors))
+                self.send(identity, self.tell(identity, message))
         return self.server.close_unmask()
+
+    def quorum(self, mail: Mapping[bytes, bytes], *, lost_signature: Collection[bytes] = ()) -> Mapping[bytes, bytes]:
+        """Have the survivors signed; the M9s."""
+        for identity, survivors in mail.items():
+            if identity not in lost_signature:
+                self.send(identity, self.tell(identity, survivors))
+        return self.server.close_signatures()
 
     def vectors(self, seed: int = 0) -> dict[bytes, dict[str, Array]]:
         """Random vectors for everybody."""

@@ -207,7 +207,7 @@ def test_answers(transcript: Transcript) -> None:
                 if dealer != index:
                     given = plaintext(transcript, dealer, index)
                     shares += given[:36] if dealer == 3 else given[36:72]
-            assert transcript.fields(transcript.m10[name]) == [10, "sa1", transcript.epoch, 1, shares]
+            assert transcript.fields(transcript.m10[name]) == [10, "sa1", transcript.epoch, 1, shares, b""]
 
 
 def test_all_keys_and_streams_of_a_round_are_distinct(transcript: Transcript) -> None:

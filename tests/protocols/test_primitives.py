@@ -192,8 +192,11 @@ def test_framing_is_injective(label: bytes, some: list[bytes], other_label: byte
 
 def test_labels_are_distinct_and_carry_version_and_suite() -> None:
     assert len(set(labels.ALL)) == len(labels.ALL)
-    named = {value for value in vars(labels).values() if isinstance(value, bytes)} - {labels._PREFIX}
-    assert named == set(labels.ALL)
+    named = {value for value in vars(labels).values() if isinstance(value, bytes)}
+    assert named == {*labels.OF_A_SUITE, *labels.OF_NO_SUITE}
+    for purpose in labels.OF_A_SUITE:
+        for suite in (1, 2):
+            assert labels.of(purpose, suite) == f"privfed/{labels.VERSION}/suite{suite}/".encode() + purpose
     for label in labels.ALL:
-        assert label.startswith(f"privfed/{labels.VERSION}/suite{labels.SUITE}/".encode())
+        assert label.startswith(f"privfed/{labels.VERSION}/".encode())
         assert 16 <= len(label) < 256

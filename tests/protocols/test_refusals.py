@@ -1,7 +1,7 @@
 """Every refusal of the protocol text: provoked alone, by its class and number, and with nothing left standing after it.
 
-Refusals 1 and 20 need signatures, which this mode does not have. Refusal 18 is the caller's (tested here as far as
-sizes and types go), and 21 cannot be expressed.
+Here in semi-honest mode, whose checks all modes have; what signatures add is in `test_refusals_signed.py`, what a ring
+adds in `test_ring.py`. Refusal 21 cannot be expressed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from privfed_protocols import (
     LocalProtocolError,
     LowOrderPoint,
     NeighboursBelowThreshold,
+    NoiseBelowFloor,
     Offer,
     OverBound,
     OwnBitOff,
@@ -37,6 +38,8 @@ from privfed_protocols import (
     SecondSurvivors,
     UnexpectedMessage,
     UnknownFormat,
+    UnknownSuite,
+    ValueOutOfRange,
     VectorSpec,
     WeakParameters,
     WrongNeighbours,
@@ -92,12 +95,12 @@ def assert_burned(client: Client, round: int) -> None:
 
 def test_every_refusal_has_one_class_and_its_number() -> None:
     numbers = {
-        cls.refusal: cls.__name__
+        cls.__name__: cls.refusal
         for cls in vars(errors_module).values()
-        if inspect.isclass(cls) and issubclass(cls, PeerProtocolError) and cls.refusal
+        if inspect.isclass(cls) and issubclass(cls, PeerProtocolError | ValueOutOfRange) and cls.refusal
     }
-    assert sorted(numbers) == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 19, 22]
-    for number, name in numbers.items():
+    assert set(numbers.values()) == {*range(1, 21), 22}, "21 cannot be expressed"
+    for name, number in numbers.items():
         assert f"Refusal {number}:" in (getattr(errors_module, name).__doc__ or "")
 
 
@@ -131,8 +134,8 @@ def altered(place: int, value: object) -> bytes:
     "message",
     [
         altered(1, "sa2"),
-        altered(3, 2),
-        altered(4, "malicious"),
+        altered(4, "covert"),
+        altered(4, 1),
         msgspec.msgpack.encode([*fields_of(offer()), 0]),
         offer() + b"\0",
         offer()[:-1],
@@ -140,10 +143,22 @@ def altered(place: int, value: object) -> bytes:
         b"\xc1",
         bytes(1 << 20),
     ],
-    ids=["version", "suite", "mode", "field", "trailing", "cut", "empty", "opcode", "oversize"],
+    ids=["version", "mode", "mode type", "field", "trailing", "cut", "empty", "opcode", "oversize"],
 )
 def test_2_unknown_version_suite_or_field(message: bytes) -> None:
     assert refused(Client(ME), message, UnknownFormat).refusal == 2
+
+
+@pytest.mark.parametrize(("suite", "word"), [(0, "unknown"), (3, "ML-KEM-768"), (255, "unknown")])
+def test_2_a_suite_that_this_version_does_not_have(suite: int, word: str) -> None:
+    error = refused(Client(ME), altered(3, suite), UnknownSuite)
+    assert error.refusal == 2
+    assert word in str(error)
+
+
+@pytest.mark.parametrize("shares", [2, 10, 2**31])
+def test_2_noise_shares_that_do_not_fit_the_clients(shares: int) -> None:
+    assert refused(Client(ME), altered(16 - 1, shares), UnknownFormat).refusal == 2
 
 
 @pytest.mark.parametrize(
@@ -153,6 +168,7 @@ def test_2_unknown_version_suite_or_field(message: bytes) -> None:
         (ClientPolicy(min_corrupt=0.2), "corrupt"),
         (ClientPolicy(max_dropout=0.1), "dropout"),
         (ClientPolicy(min_sigma=41), "sigma"),
+        (ClientPolicy(modes=frozenset({"malicious"})), "mode"),
         (ClientPolicy(plan_digests=frozenset({OTHER})), "plan"),
     ],
 )
@@ -250,7 +266,7 @@ class RosterForge:
 
     def forged(self, **changes: object) -> bytes:
         hashes = [leaf_hash(leaf) for leaf in self.leaves]
-        entries = tuple(Neighbour(index, leaf) for index, leaf in enumerate(self.leaves) if index)
+        entries = tuple(Neighbour(index, leaf, ()) for index, leaf in enumerate(self.leaves) if index)
         honest = msgspec.structs.replace(
             self.roster, n=len(hashes), root=root_of(hashes), path=path_of(hashes, 0), neighbours=entries
         )
@@ -319,7 +335,7 @@ def test_7_a_neighbour_that_the_root_does_not_hold() -> None:
     forge = RosterForge()
     stranger = encode(msgspec.structs.replace(forge.advertise(2), commitments=bytes(64)))
     entries = [*forge.roster.neighbours]
-    entries[1] = Neighbour(2, stranger)
+    entries[1] = Neighbour(2, stranger, ())
     assert refused(forge.client, forge.forged(neighbours=tuple(entries)), BadRoster).refusal == 7
 
 
@@ -336,8 +352,8 @@ def test_7_an_unsorted_roster() -> None:
         lambda entries: (*entries, entries[0]),
         lambda entries: (),
         lambda entries: entries[::-1],
-        lambda entries: (Neighbour(0, entries[0].advertise), *entries[1:]),
-        lambda entries: (*entries[:2], Neighbour(4, entries[2].advertise)),
+        lambda entries: (Neighbour(0, entries[0].advertise, ()), *entries[1:]),
+        lambda entries: (*entries[:2], Neighbour(4, entries[2].advertise, ())),
     ],
     ids=["fewer", "more", "none", "order", "itself", "outside"],
 )
@@ -704,6 +720,31 @@ def test_18_a_vector_that_is_not_as_offered_changes_nothing(vectors: dict[str, n
         forge.client.submit(vectors, model_digest=MODEL, plan_digest=PLAN)
     assert forge.client.save() == before
     assert forge.client.state is ClientState.STARTED
+
+
+@pytest.mark.parametrize("bits", [1, 7, 12, 31, 63])
+def test_18_an_element_of_more_bits_than_offered(bits: int) -> None:
+    spec = VectorSpec("x", 3, bits)
+    net = Network.make(4, vectors=[spec]).set_up()
+    client = net.clients[ME]
+    client.receive(net.server.start_round(model_digest=MODEL, plan_digest=PLAN)[ME], now=0)
+    before = client.save()
+    top = np.array([0, (1 << bits) - 1, 0], spec.dtype)
+    with pytest.raises(ValueOutOfRange) as caught:
+        client.submit({"x": top + np.array([0, 1, 0], spec.dtype)}, model_digest=MODEL, plan_digest=PLAN)
+    assert caught.value.refusal == 18
+    assert client.save() == before
+    assert client.submit({"x": top}, model_digest=MODEL, plan_digest=PLAN)
+
+
+@pytest.mark.parametrize(("shares", "accepted"), [(0, False), (3, False), (5, False), (4, True)])
+def test_18_an_offer_for_other_noise_shares_than_the_own_noise_is_sized_for(shares: int, accepted: bool) -> None:
+    """Fewer would have seeds handed out that take too much noise out; the client knows its plan and no other."""
+    client = Client(ME, policy=ClientPolicy(noise_shares=4))
+    if accepted:
+        assert client.receive(offer(shares=shares), now=0).reply
+    else:
+        assert refused(client, offer(shares=shares), NoiseBelowFloor).refusal == 18
 
 
 def test_19_a_second_v() -> None:

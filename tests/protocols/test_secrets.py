@@ -21,8 +21,8 @@ from privfed_protocols import (
     RoundFailed,
     SecondSurvivors,
     client_setup,
+    opening,
     saved,
-    server_round,
 )
 from privfed_protocols.labels import SAVED_CLIENT
 from privfed_protocols.messages import Unmask, decode_from_client
@@ -76,7 +76,9 @@ def test_nothing_shows_a_secret() -> None:
         shown += [event, net.server.receive(identity, event.reply), decode_from_client(event.reply, limit=10**6)]
     current = net.server._round
     assert current is not None
-    opened = server_round.open_secrets(current, roster=net.server._require_roster(), epoch=net.server._epoch)
+    opened = opening.open_secrets(
+        current, offer=net.offer, roster=net.server._require_roster(), epoch=net.server._epoch
+    )
     secrets += opened.seeds.values()
     shown += [opened, current, net.server, net.server._roster, net.server.slots, net.server.close_unmask()]
     for client in net.clients.values():

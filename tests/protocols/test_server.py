@@ -300,7 +300,7 @@ class TestRounds:
     def test_answers_before_the_inputs_are_closed(self, net: Network) -> None:
         masked = self.start(net)
         net.send(A, masked[A])
-        early = msgspec.msgpack.encode(Unmask("sa1", net.server._epoch, 1, memoryview(bytes(36 * 4))))
+        early = msgspec.msgpack.encode(Unmask("sa1", net.server._epoch, 1, memoryview(bytes(36 * 4)), b""))
         refused(net, A, early, UnexpectedMessage)
         assert slot(net, A) is SlotState.MASKED
         for identity in (B, C, D, E):

@@ -232,7 +232,12 @@ class Epoch(RuleBasedStateMachine):
                         able = sorted(server._require_roster().identities[one] for one in server._present)
                         members = data.draw(st.sets(st.sampled_from(able), min_size=len(able) - 1))
                         left_out = any(slot.state is SlotState.LEFT_OUT for slot in server.slots.values())
-                        if server._shortage(server.slots[one].index for one in members) or left_out:
+                        if (
+                            server._shortage(
+                                server._require_roster().topology.mask([server.slots[one].index for one in members])
+                            )
+                            or left_out
+                        ):
                             members = None
                     started = server.start_round(model_digest=MODEL, plan_digest=PLAN, participants=members)
                     self.to_client += started.items()

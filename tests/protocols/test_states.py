@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from privfed_protocols import client as client_module
-from privfed_protocols import server as server_module
+from privfed_protocols import client, client_core, server, server_core, server_intake
 from privfed_protocols.states import (
     CLIENT_TRANSITIONS,
     SERVER_TRANSITIONS,
@@ -92,7 +91,7 @@ def test_nothing_leads_out_of_terminal_states() -> None:
 
 
 def test_rounds_never_lead_back_to_set_up() -> None:
-    in_rounds = {ClientState.READY, ClientState.STARTED, ClientState.MASKED}
+    in_rounds = {ClientState.READY, ClientState.STARTED, ClientState.MASKED, ClientState.SIGNED}
     assert reachable(CLIENT_TRANSITIONS, ClientState.READY) == in_rounds
     assert ServerState.SHARES not in reachable(SERVER_TRANSITIONS, ServerState.READY)
 
@@ -103,7 +102,16 @@ def test_a_refusal_is_possible_in_every_living_state() -> None:
             assert (ClientTrigger.BURN in moves) != (ClientTrigger.ABORT in moves)
 
 
-@pytest.mark.parametrize(("module", "state_name"), [(client_module, "ClientState"), (server_module, "ServerState")])
+@pytest.mark.parametrize(
+    ("module", "state_name"),
+    [
+        (client, "ClientState"),
+        (client_core, "ClientState"),
+        (server, "ServerState"),
+        (server_core, "ServerState"),
+        (server_intake, "ServerState"),
+    ],
+)
 def test_nothing_but_the_table_sets_a_state(module, state_name: str) -> None:
     """Every assignment to `_state` takes a value that `step` gave, but for the first and for a restored one."""
     allowed = {f"{state_name}.{'NEW' if state_name == 'ClientState' else 'ADVERTISE'}", "saved.state"}
@@ -121,7 +129,7 @@ def test_nothing_but_the_table_sets_a_state(module, state_name: str) -> None:
 
 
 def test_names_that_carry_a_state_come_from_the_table() -> None:
-    for module in (client_module, server_module):
+    for module in (client, client_core, server, server_core, server_intake):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in {"following", "ready", "started"}:
                 assert ast.unparse(node.value).startswith(("self._may(", "self._awaits(", "step("))

@@ -435,7 +435,7 @@ def test_an_interrupted_addition_fails_the_round(step: str, monkeypatch: pytest.
             messages[identity] = net.submit(identity, vectors[identity])
         current = net.server._require_round()
         monkeypatch.setitem(current.sums, "y", None)
-        with pytest.raises(TypeError):
+        with pytest.raises(AttributeError):
             net.server.receive(A, messages[A])
         monkeypatch.undo()
         for identity in (A, B, C, D):
