@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from privfed.audit.masks.adapter import Adapter, Kind, NotExposed, Refused, Ring, Setting, Values
 from privfed.errors import UsageError
-from privfed.plan import NOISE_TAIL, Terms, make_plan
+from privfed.plan import Terms, make_plan
 from privfed.query import encode_query, query_digest
 from privfed.statistics.moments import Count
 from privfed_protocols import (
@@ -41,6 +41,7 @@ from privfed_protocols.shamir import SHARE_BYTES
 __all__ = ["Sa1"]
 
 MODEL, PLAN = bytes(32), bytes(range(32))
+NOISE_TAIL = 7.0  # standard deviations of noise that a sum has to have room for: beyond lie 3e-12 of a Gaussian's mass
 
 
 class Sa1(Adapter):
@@ -159,12 +160,12 @@ class Sa1(Adapter):
         terms = Terms(
             unit="record",
             view="server",
-            mu2=1.0,
+            noise_multiplier=1.0,
             planned=clients,
             guaranteed=clients,
             max_records=1_000_000,
             records_per_client=1.0,
-            trusted=False,
+            protection="secure_aggregation",
         )
         try:
             plan = make_plan(query, query_digest(encode_query(query)), terms)
