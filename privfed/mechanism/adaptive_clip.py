@@ -129,7 +129,7 @@ def next_bound(bound: float, fraction: float, *, quantile: float = 0.5, rate: fl
 
     Args:
         bound: C.
-        fraction: from `separate`; taken into [0, 1], beyond which only noise leads.
+        fraction: from `separate`; a step is limited to that of unanimity, a factor of exp(rate) either way.
         quantile: gamma in [0, 1], which fraction should go unclipped.
         rate: step of the logarithm, > 0.
 
@@ -143,5 +143,5 @@ def next_bound(bound: float, fraction: float, *, quantile: float = 0.5, rate: fl
         raise UsageError(f"quantile is {quantile} and rate {rate}, expected a number in [0, 1] and one above 0")
     if not math.isfinite(fraction):
         raise UsageError(f"fraction is {fraction}, expected a finite number")
-    moved = bound * math.exp(-rate * (min(max(fraction, 0.0), 1.0) - quantile))
+    moved = bound * math.exp(-rate * min(max(fraction - quantile, -1.0), 1.0))
     return min(max(moved, MIN_BOUND), MAX_BOUND)

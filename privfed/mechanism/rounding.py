@@ -154,7 +154,8 @@ def conditional_round(vector: npt.ArrayLike, bound: RoundingBound, keystream: Ke
     x = np.asarray(vector, dtype=np.float64)
     if x.shape != (bound.dimension,):
         raise UsageError(f"the vector has shape {x.shape}, expected ({bound.dimension},)")
-    length = math.sqrt(np.dot(x, x))
+    with np.errstate(over="ignore", invalid="ignore"):
+        length = math.sqrt(np.dot(x, x))
     if not length <= bound.norm * (1 + 2.0**-20):
         raise DataError(
             f"the vector is not within the norm {bound.norm:g} that it is rounded for, or holds NaN: clip it first"

@@ -17,7 +17,6 @@ The surplus of a survivor lost before it sent its seed stays in the sum: more no
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,6 +29,7 @@ from privfed.errors import UsageError
 from privfed.mechanism.discrete_gaussian import discrete_gaussian
 from privfed.mechanism.randomness import Keystream
 from privfed.mechanism.skellam import skellam
+from privfed_protocols import surplus_seed
 
 __all__ = [
     "MIN_COMPONENT_SIGMA",
@@ -204,4 +204,4 @@ def _check_components(components: ComponentVariances, law: Law) -> None:
 
 
 def _next_seed(seed: bytes) -> bytes:
-    return hashlib.sha256(b"privfed surplus seed v1" + seed).digest()
+    return surplus_seed(seed, 2)
