@@ -127,7 +127,11 @@ class Verification:
         An epsilon is {"epsilon": number or null, "infinite": flag}; no NaN and no infinity occurs.
         """
         data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        data |= {"problems": list(self.problems), "warnings": list(self.warnings), "cannot_show": list(self.cannot_show)}
+        data |= {
+            "problems": list(self.problems),
+            "warnings": list(self.warnings),
+            "cannot_show": list(self.cannot_show),
+        }
         data |= {"views": [view.as_dict() for view in self.views], "anchors": list(self.anchors)}
         data["signatures"] = [dataclasses.asdict(signature) for signature in self.signatures]
         return data

@@ -22,6 +22,7 @@ from privfed_accounting.storage import Storage, file_of, open_storage
 from privfed_accounting.verdict import AGREEMENT, Recomputed, SignedHead, Verification
 from privfed_accounting.views import View, standard_views
 
+
 @dataclass
 class _Findings:
     problems: list[str] = field(default_factory=list)
@@ -160,7 +161,9 @@ def _check_anchors(book: Book, anchors: list[str | Head | HeadSignature], findin
     for anchor in anchors:
         head = anchor.head if isinstance(anchor, HeadSignature) else anchor
         if isinstance(anchor, HeadSignature) and not anchor.valid:
-            findings.problems.append(f"the signature of {anchor.public_key} under {head}, kept elsewhere, is not genuine")
+            findings.problems.append(
+                f"the signature of {anchor.public_key} under {head}, kept elsewhere, is not genuine"
+            )
         if isinstance(head, str):
             found = head in book.digests
         else:
