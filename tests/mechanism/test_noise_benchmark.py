@@ -21,8 +21,8 @@ def test_benchmark_prints_a_row_for_each_scale(form: list[str]) -> None:
     assert done.returncode in (0, 1), done.stderr
     if form:
         rows = json.loads(done.stdout)["rows"]
-        assert {"sigma", "ours", "bar", "keystream", "numpy_rint_normal", "distance_bits"} <= set(rows[0])
+        assert {"law", "sigma", "ours", "bar", "keystream", "numpy", "distance_bits"} <= set(rows[0])
         assert all(row["ours"] > 0 and row["distance_bits"] >= 112 for row in rows)
     else:
         rows = done.stdout.splitlines()[2:]
-    assert len(rows) == 11
+    assert len(rows) == 22
