@@ -39,20 +39,6 @@ class Graph(Protocol):
         """
 
 
-def graph_of(n: int, k: int, seed: bytes) -> Graph:
-    """The graph of `n` clients with `k` neighbours each: complete if k = n - 1, else a ring; see `HararyGraph`.
-
-    Args:
-        n: number of clients.
-        k: number of neighbours, as `select_parameters` gives it.
-        seed: 32 public bytes that nobody could choose; without effect on the complete graph.
-
-    Raises:
-        LocalProtocolError: an argument out of range.
-    """
-    return CompleteGraph(n) if k == n - 1 else HararyGraph(n, k, seed)
-
-
 class CompleteGraph:
     """Every client is a neighbour of every other."""
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privfed_protocols.errors import LocalProtocolError
-from privfed_protocols.graph import CompleteGraph, Graph, HararyGraph, graph_of, ring_order
+from privfed_protocols.graph import CompleteGraph, Graph, HararyGraph, ring_order
 
 SEED = hashlib.sha256(b"a public seed").digest()
 
@@ -73,13 +73,6 @@ def test_a_large_ring_is_that_of_the_definition() -> None:
 def test_the_widest_ring_is_the_complete_graph() -> None:
     ring, complete = HararyGraph(21, 20, SEED), CompleteGraph(21)
     assert [ring.neighbours(index) for index in range(21)] == [complete.neighbours(index) for index in range(21)]
-
-
-@pytest.mark.parametrize(("n", "k", "kind"), [(5, 4, CompleteGraph), (6, 5, CompleteGraph), (6, 4, HararyGraph)])
-def test_degree_tells_which_graph(n: int, k: int, kind: type[Graph]) -> None:
-    graph = graph_of(n, k, SEED)
-    assert type(graph) is kind
-    assert (graph.n, graph.k) == (n, k)
 
 
 def test_order_is_a_permutation_and_its_inverse() -> None:
