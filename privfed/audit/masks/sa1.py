@@ -54,7 +54,7 @@ class Sa1(Adapter):
     def set_up(self, setting: Setting) -> None:
         """Run the set-up; a client that is lost advertises, then falls silent."""
         self._setting = setting
-        spec = VectorSpec("x", setting.length, self.bits)  # type: ignore[arg-type]  # any width that the protocol has
+        spec = VectorSpec("x", setting.length, self.bits)
         lost = (setting.clients - setting.threshold) / setting.clients
         offer = Offer.new(
             vectors=(spec,),

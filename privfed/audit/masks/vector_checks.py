@@ -120,7 +120,7 @@ def generator(probe: Probe) -> Outcome:
             least = min(least, complexity)
     told = f"; declared as {adapter.generator}" if adapter.generator else "; not declared"
     return Outcome(
-        f"linear complexity of single bits at least {least} of {LENGTH // 2}{told}", p_values=tuple(p_values)
+        f"least linear complexity of a bit is {least}, {LENGTH // 2} is expected{told}", p_values=tuple(p_values)
     )
 
 
