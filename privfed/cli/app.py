@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from privfed._version import __version__
-from privfed.cli import demo, ledgers, studies
+from privfed.cli import demo, ledgers, planning, studies
 from privfed.cli.shell import DONE, INTERRUPTED, READER_GONE, UNUSABLE, Interrupted, ReaderGone, complain, tell
 
 __all__ = ["app", "main"]
@@ -73,6 +73,7 @@ def _privfed(
 
 
 app.command()(demo.demo)
+app.command()(planning.plan)
 app.command()(studies.sweep)
 app.command()(ledgers.report)
 app.command()(ledgers.verify)

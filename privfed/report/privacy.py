@@ -11,7 +11,7 @@ from typing import Any
 from privfed.report.blocks import Cell, Column, Command, Facts, Notice, Points, Section, Table
 from privfed.report.data import Release, ReportData, View, parse
 from privfed.report.epsilons import per_round
-from privfed.report.scales import format_epsilon, format_number
+from privfed.report.scales import format_bytes, format_epsilon, format_number
 from privfed.report.verdict import Verdict, judge, notices
 from privfed.report.views import described, view_name
 
@@ -77,7 +77,7 @@ def _setting(report: ReportData) -> Section:
         ("Noise from", _distinct(report, "noise_source", SOURCES)),
         ("Software", _distinct(report, "software", {})),
         ("Run", _distinct(report, "run", {})),
-        ("Sent by all clients", _bytes(report.spending.bytes_up)),
+        ("Sent by all clients", format_bytes(report.spending.bytes_up)),
         ("Ledger", ledger.identifier),
     ]
     return Section("Setting", (Facts(tuple(items)),))
@@ -197,7 +197,7 @@ def _release(release: Release, guarded: str) -> dict[str, Cell]:
         "survived": release.survivors,
         "mu²": None if release.charge is None else release.charge.mu2,
         "epsilon so far": release.epsilon(guarded).cumulative_guaranteed.value,
-        "bytes up": None if release.bytes_up is None else _bytes(release.bytes_up),
+        "bytes up": None if release.bytes_up is None else format_bytes(release.bytes_up),
     }
 
 
@@ -288,10 +288,3 @@ def _sentence(text: str) -> str:
 def _moment(time: str) -> str:
     """Return a UTC time to the minute, from the ledger's ISO 8601 form."""
     return f"{time[:10]} {time[11:16]} UTC"
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{format_number(count / size, digits=3)} {unit}"
-    return "1 byte" if count == 1 else f"{count} bytes"

@@ -9,7 +9,7 @@ from decimal import ROUND_CEILING, Context
 
 from privfed.errors import UsageError
 
-__all__ = ["Axis", "Scale", "format_epsilon", "format_number", "make_scale"]
+__all__ = ["Axis", "Scale", "format_bytes", "format_epsilon", "format_number", "make_scale"]
 
 STEPS = (1.0, 2.0, 5.0, 10.0)
 LARGEST = 1e300  # differences of larger values overflow; no picture needs them
@@ -160,3 +160,16 @@ def format_epsilon(epsilon: float) -> str:
         return format_number(epsilon)
     rounded = Context(prec=4, rounding=ROUND_CEILING).create_decimal_from_float(epsilon)
     return f"{rounded:f}" if 1e-4 <= epsilon < 1e4 else f"{rounded:e}"
+
+
+def format_bytes(count: int) -> str:
+    """Return a number of bytes with three significant digits and a binary unit.
+
+    Examples:
+        >>> format_bytes(1), format_bytes(4000), format_bytes(3 * 2**30)
+        ('1 byte', '3.91 KiB', '3 GiB')
+    """
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{format_number(count / size, digits=3)} {unit}"
+    return "1 byte" if count == 1 else f"{count} bytes"

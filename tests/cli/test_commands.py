@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import types
 from collections.abc import Callable
@@ -130,3 +131,52 @@ def test_acronyms_keep_their_capitals(play: Any, capsys: pytest.CaptureFixture[s
     play(fail_with(UsageError("NaN in the rows.")))
     assert main(["demo"]) == 2
     assert capsys.readouterr().err == "privfed: error: NaN in the rows\n"
+
+
+PLAN = "plan --epsilon 2 --delta 1e-6 --rounds 100 --clients 50 --dropout 0.2 --colluders 5"
+
+
+def test_a_plan_shows_every_adversary_and_what_it_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(PLAN.split()) == 0
+    text = capsys.readouterr().out
+    for words in ("released", "server", "client", "unmasked", "colluders(5)", "of which 40 have to survive", "KiB"):
+        assert words in text
+
+
+def test_a_plan_as_json_spends_the_budget_in_the_guarded_view(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PLAN.split(), "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    epsilons = planned["epsilons"]
+    assert 1.99 < epsilons["server"] <= 2.0 < epsilons["client"] < epsilons["colluders(5)"] < epsilons["unmasked"]
+    assert planned["epsilons_if_nobody_is_lost"]["server"] < epsilons["server"]
+
+
+def test_sampled_records_need_less_noise(capsys: pytest.CaptureFixture[str]) -> None:
+    noise = []
+    for words in ("", "--sample-records 0.01"):
+        assert main(f"plan --unit record --max-records 1000 --rounds 50 --json {words}".split()) == 0
+        noise.append(json.loads(capsys.readouterr().out)["noise_multiplier"])
+    assert noise[1] < noise[0] / 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--noise loud",
+        "--protection hope",
+        "--drop-outs never",
+        "--unit family",
+        "--view nobody",
+        "--dropout 1",
+        "--clients 1",
+        "--rounds 0",
+        "--bits 8 --clients 5 --epsilon 0.1",
+        "--sample-records 0.1 --sample-clients 0.1",
+        "--sample-records 2",
+    ],
+)
+def test_a_plan_of_nonsense_is_refused_with_a_reason(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *words.split()]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("privfed: error: ")
