@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import numbers
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from privfed_accounting.charge import Total
+import numpy as np
+
+from privfed_accounting.charge import Total, leaked
 from privfed_accounting.errors import ParameterError
 from privfed_accounting.gaussian import gaussian_mu
+from privfed_accounting.rdp import ORDERS, FloatArray
 from privfed_accounting.views import View
 
 Unit = Literal["record", "client"]
+Accounting = Literal["gaussian", "renyi"]
 RELATION: Final = "add/remove"
 
 # What a budget keeps back, so that error terms never meet a budget spent to the last bit. The slack covers 10 000
@@ -59,6 +63,9 @@ class Budget:
         view: the adversary the budget guards against; the noise is sized and rounds are refused in this view.
         slack_reserve: part of epsilon kept for the grid's error terms; None takes 1e-5 + 1e-4 epsilon, at most a tenth
             of epsilon.
+        accounting: how the filter counts. "gaussian": exactly, and rounds that are no plain Gaussians (Skellam noise,
+            sampled rounds in views that do not see the sample) are refused. "renyi": any round, by its Renyi
+            divergences; costs plain Gaussians some 12 % more noise.
         relation: always "add/remove": a unit is present or absent (its contribution zero).
 
     >>> Budget(epsilon=4.0, delta=1e-6).view
@@ -70,6 +77,7 @@ class Budget:
     unit: Unit = "record"
     view: View = field(default_factory=lambda: View("server"))
     slack_reserve: float | None = None
+    accounting: Accounting = "gaussian"
 
     def __init__(
         self,
@@ -79,6 +87,7 @@ class Budget:
         view: str | View = "server",
         *,
         slack_reserve: float | None = None,
+        accounting: Accounting = "gaussian",
     ) -> None:
         set_field = object.__setattr__
         set_field(self, "epsilon", _number(epsilon, "epsilon", least=0.0, below=math.inf))
@@ -90,6 +99,9 @@ class Budget:
         if slack_reserve is not None:
             slack_reserve = _number(slack_reserve, "slack_reserve", least=0.0, below=self.epsilon)
         set_field(self, "slack_reserve", slack_reserve)
+        if accounting not in ("gaussian", "renyi"):
+            raise ParameterError(f"accounting of a budget is {accounting!r}, expected 'gaussian' or 'renyi'")
+        set_field(self, "accounting", accounting)
 
     @property
     def relation(self) -> str:
@@ -99,10 +111,35 @@ class Budget:
     def allowance(self) -> Allowance:
         """Caps that this budget puts on a ledger."""
         slack = default_slack_reserve(self.epsilon) if self.slack_reserve is None else self.slack_reserve
-        return allowance(self.epsilon, self.delta, slack_reserve=slack)
+        return allowance(self.epsilon, self.delta, slack_reserve=slack, accounting=self.accounting)
 
     def __str__(self) -> str:
-        return f"epsilon {self.epsilon:g}, delta {self.delta:g}, unit {self.unit} ({RELATION}), view {self.view}"
+        how = "" if self.accounting == "gaussian" else f", {self.accounting} accounting"
+        return f"epsilon {self.epsilon:g}, delta {self.delta:g}, unit {self.unit} ({RELATION}), view {self.view}{how}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Fields by name, fit for JSON; `accounting`, later than schema version 1, only where it is not "gaussian"."""
+        fields = {
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "unit": self.unit,
+            "relation": self.relation,
+            "view": str(self.view),
+            "slack_reserve": self.slack_reserve,
+        }
+        return fields if self.accounting == "gaussian" else {**fields, "accounting": self.accounting}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Budget:
+        """Read back what `as_dict` gave; whatever would read back differently is a ParameterError."""
+        known = ("epsilon", "delta", "unit", "view", "slack_reserve", "accounting")
+        try:
+            budget = cls(**{name: fields[name] for name in known if name in fields})
+        except TypeError as error:
+            raise ParameterError(f"a budget lacks a field, found {sorted(fields)}") from error
+        if budget.as_dict() != fields:
+            raise ParameterError(f"a budget reads back differently, found {fields}, expected {budget.as_dict()}")
+        return budget
 
 
 def default_slack_reserve(epsilon: float) -> float:
@@ -110,7 +147,9 @@ def default_slack_reserve(epsilon: float) -> float:
     return min(SLACK_RESERVE + SLACK_RESERVE_SHARE * epsilon, 0.1 * epsilon)
 
 
-def allowance(epsilon: float, delta: float, *, slack_reserve: float | None = None) -> Allowance:
+def allowance(
+    epsilon: float, delta: float, *, slack_reserve: float | None = None, accounting: Accounting = "gaussian"
+) -> Allowance:
     """Turn (epsilon, delta) into caps such that any total under all three is (epsilon, delta)-DP."""
     epsilon = _number(epsilon, "epsilon", least=0.0, below=math.inf)
     delta = _number(delta, "delta", least=_LEAST_DELTA, below=1.0)
@@ -118,7 +157,11 @@ def allowance(epsilon: float, delta: float, *, slack_reserve: float | None = Non
     if not 0.0 <= slack < epsilon:
         raise ParameterError(f"slack_reserve is {slack!r}, expected 0 <= reserve < epsilon = {epsilon!r}")
     gaussian = delta * (1.0 - DELTA_RESERVE_SHARE) * math.exp(-slack) * (1.0 - 1e-12)
-    cap = gaussian_mu((epsilon - slack) * (1.0 - 1e-15), gaussian) ** 2 * (1.0 - 1e-14)
+    ideal = (epsilon - slack) * (1.0 - 1e-15)
+    if accounting == "gaussian":
+        cap = gaussian_mu(ideal, gaussian) ** 2 * (1.0 - 1e-14)
+    else:
+        cap = 2.0 * float(np.max(renyi_caps(ideal, gaussian) / np.array(ORDERS))) * (1.0 - 1e-14)
     return Allowance(
         mu2=cap * (1.0 - _ROUNDING_HAIR),
         mu2_cap=cap,
@@ -129,12 +172,8 @@ def allowance(epsilon: float, delta: float, *, slack_reserve: float | None = Non
 
 def leak(total: Total, epsilon: float) -> float:
     """What counts against `delta_leak`: exp(epsilon) * tails + (1 + exp(epsilon)) * distances, rounded up."""
-    if total.delta_tail == 0.0 and total.sampler_distance == 0.0:
-        return 0.0
-    if epsilon > 700.0 or not total.private:
-        return math.inf
-    factor = math.exp(epsilon)
-    return (factor * total.delta_tail + (1.0 + factor) * total.sampler_distance) * (1.0 + 1e-13)
+    tail, distance = total.delta_tail, total.sampler_distance
+    return leaked(epsilon, tail=tail, distance=distance) if total.private or tail == distance == 0.0 else math.inf
 
 
 def calibrate_mu2(epsilon: float, delta: float, *, slack_reserve: float | None = None) -> float:
@@ -155,38 +194,22 @@ def calibrate_mu2(epsilon: float, delta: float, *, slack_reserve: float | None =
     return allowance(epsilon, delta, slack_reserve=slack_reserve).mu2
 
 
-def calibrate(
-    epsilon: float,
-    delta: float,
-    rounds: int,
-    view: str | View = "released",
-    *,
-    shares: int,
-    slack_reserve: float | None = None,
-) -> float:
-    """Noise multiplier of each round's sum that makes `rounds` equal rounds spend exactly the budget in a view.
+def renyi_caps(epsilon: float, delta: float) -> FloatArray:
+    """Caps on the Renyi divergence at each of `ORDERS`: whichever holds in the end, the whole is (epsilon, delta)-DP.
 
-    Args:
-        epsilon: > 0.
-        delta: 0 < delta < 1.
-        rounds: >= 1.
-        view: whose eyes the budget guards against.
-        shares: noise shares in each sum, as few as the plan lets survive.
-        slack_reserve: as in `calibrate_mu2`.
-
-    Returns:
-        Standard deviation of the noise of the whole sum of `shares` shares, over the L2 sensitivity; each share
-        carries this over sqrt(shares). Rounded up.
+    Which order will be the one that holds may depend on the answers, so that each gets a part of delta fixed
+    beforehand: the largest part for the order that is best for Gaussian rounds, falling with the squared distance from
+    it along the list (accounting/README.md, "Filters"). Orders at which nothing could be spent have a cap of 0.
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ParameterError(f"rounds is {rounds!r}, expected an integer >= 1")
-    if isinstance(shares, bool) or not isinstance(shares, int) or shares < 1:
-        raise ParameterError(f"shares is {shares!r}, expected an integer >= 1")
-    unknown = View.parse(view).noise_shares(shares)
-    if unknown == 0:
-        raise ParameterError(f"in view {view} none of {shares} noise shares is unknown: raise the number of survivors")
-    mu2 = calibrate_mu2(epsilon, delta, slack_reserve=slack_reserve) / rounds
-    return math.sqrt(shares / (unknown * mu2)) * (1.0 + 1e-15)
+    orders = np.array(ORDERS, dtype=np.float64)
+    offsets = np.log1p(-1.0 / orders) - np.log(orders) / (orders - 1.0)
+
+    def caps(weights: FloatArray) -> FloatArray:
+        return epsilon + (np.log(delta * weights)) / (orders - 1.0) - offsets
+
+    best = int(np.argmax(caps(np.ones_like(orders)) / orders))
+    weights = 1.0 / (1.0 + np.abs(np.arange(orders.size) - best)) ** 2
+    return np.asarray(np.maximum(caps(weights / (weights.sum() * (1.0 + 1e-12))) * (1.0 - 1e-12) - 1e-13, 0.0))
 
 
 def _number(value: float, name: str, *, least: float, below: float) -> float:

@@ -15,7 +15,7 @@ Cohorts that take turns are disjoint: of their charges the largest counts, numbe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -138,7 +138,7 @@ class Total:
     def __add__(self, other: Charge | Total) -> Total:
         if isinstance(other, Charge):
             other = _single(other)
-        parts = tuple(map(_add, self.parts, other.parts))
+        parts = tuple(map(add_exactly, self.parts, other.parts))
         rows = _add_rows(self.rows, other.rows)
         cohorts = self.cohorts
         if other.cohorts:
@@ -147,6 +147,16 @@ class Total:
                 merged[name] = merged[name] + total if name in merged else total
             cohorts = tuple(sorted(merged.items()))
         return Total(self.rounds + other.rounds, parts, rows, cohorts)
+
+    def times(self, count: int) -> Total:
+        """The same `count` times over, >= 0, by doubling."""
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ParameterError(f"count is {count!r}, expected an integer >= 0")
+        total, power = Total(), self
+        while count:
+            total = total + power if count & 1 else total
+            power, count = power + power, count >> 1
+        return total
 
     @cached_property
     def _joint(self) -> Total:
@@ -164,22 +174,22 @@ class Total:
     @property
     def mu2(self) -> float:
         """Sum of mu^2, rounded up."""
-        return _up(self._joint.parts[0])
+        return rounded_up(self._joint.parts[0])
 
     @property
     def epsilon_slack(self) -> float:
         """Sum of the slacks, rounded up."""
-        return _up(self._joint.parts[1])
+        return rounded_up(self._joint.parts[1])
 
     @property
     def delta_tail(self) -> float:
         """Sum of the tail probabilities, rounded up."""
-        return _up(self._joint.parts[2])
+        return rounded_up(self._joint.parts[2])
 
     @property
     def sampler_distance(self) -> float:
         """Sum of the samplers' distances, rounded up."""
-        return _up(self._joint.parts[3])
+        return rounded_up(self._joint.parts[3])
 
     @property
     def rdp(self) -> tuple[float, ...]:
@@ -239,20 +249,7 @@ class Total:
             return 0.0
         if not self.private or self.mu > 1e4:
             return math.inf
-        # The leak grows with epsilon, the ideal delta falls: set room aside for the leak, find epsilon, and see
-        # whether the leak fits there; if not, set aside what it takes there. Usually the first hair is enough.
-        slack = self.epsilon_slack
-        shrink, aside = math.exp(-slack) * (1.0 - 1e-13), _HAIR * delta
-        for _ in range(100):
-            room = (delta - aside) * shrink
-            if not room > 0.0:
-                return math.inf
-            epsilon = (slack + self._ideal_epsilon(room)) * (1.0 + 4 * _ULP)
-            taken = self._leak(epsilon)
-            if taken <= aside:
-                return epsilon
-            aside = taken + _HAIR * delta
-        return math.inf
+        return within(delta, self.epsilon_slack, self._leak, self._ideal_epsilon)
 
     def _ideal_epsilon(self, delta: float) -> float:
         """Epsilon of the ideal mechanisms alone."""
@@ -263,17 +260,44 @@ class Total:
         return rdp_log_delta(self.joint_rdp, epsilon) if self.rdp else log_gaussian_delta(epsilon, self.mu)
 
     def _leak(self, epsilon: float) -> float:
-        """Part of delta that is not the Gaussian's, at epsilon, rounded up."""
-        tail, distance = self.delta_tail, self.sampler_distance
-        if tail == 0.0 and distance == 0.0:
-            return 0.0
-        if epsilon > _LARGEST_EXPONENT:
+        return leaked(epsilon, tail=self.delta_tail, distance=self.sampler_distance)
+
+
+def within(delta: float, slack: float, leak: Callable[[float], float], ideal: Callable[[float], float]) -> float:
+    """Least epsilon found with exp(slack) delta_ideal(epsilon - slack) + leak(epsilon) <= delta; infinity if none.
+
+    Args:
+        delta: 0 < delta < 1.
+        slack: >= 0.
+        leak: part of delta that is not the ideal mechanism's, growing with epsilon.
+        ideal: epsilon of the ideal mechanism at a delta, on the safe side.
+    """
+    # The ideal delta falls with epsilon: set room aside for the leak, find epsilon, and see whether the leak fits
+    # there; if not, set aside what it takes there. Usually the first hair is enough.
+    shrink, aside = math.exp(-slack) * (1.0 - 1e-13), _HAIR * delta
+    for _ in range(100):
+        room = (delta - aside) * shrink
+        if not room > 0.0:
             return math.inf
-        factor = math.exp(epsilon)
-        return (factor * tail + (1.0 + factor) * distance) * (1.0 + 1e-13) + 5e-324
+        epsilon = (slack + ideal(room)) * (1.0 + 4 * _ULP)
+        taken = leak(epsilon)
+        if taken <= aside:
+            return epsilon
+        aside = taken + _HAIR * delta
+    return math.inf
 
 
-def _add(left: tuple[float, float], right: tuple[float, float]) -> tuple[float, float]:
+def leaked(epsilon: float, *, tail: float, distance: float) -> float:
+    """exp(epsilon) tail + (1 + exp(epsilon)) distance, rounded up."""
+    if tail == 0.0 and distance == 0.0:
+        return 0.0
+    if epsilon > _LARGEST_EXPONENT:
+        return math.inf
+    factor = math.exp(epsilon)
+    return (factor * tail + (1.0 + factor) * distance) * (1.0 + 1e-13) + 5e-324
+
+
+def add_exactly(left: tuple[float, float], right: tuple[float, float]) -> tuple[float, float]:
     """Sum of two double-word numbers (Knuth's two-sum on the high words)."""
     high = left[0] + right[0]
     if not math.isfinite(high):
@@ -304,7 +328,7 @@ def _renormalised(high: float, low: float) -> tuple[float, float]:
     return (top, low - (top - high))
 
 
-def _up(part: tuple[float, float]) -> float:
+def rounded_up(part: tuple[float, float]) -> float:
     """The float at or above a double-word number."""
     high, low = part
     return math.nextafter(high, math.inf) if low > 0.0 else high

@@ -48,52 +48,52 @@ def rdp_epsilon(row: Sequence[float] | FloatArray, delta: float, *, orders: Sequ
     """
     if not 0.0 < delta < 1.0:
         raise ParameterError(f"delta is {delta!r}, expected 0 < delta < 1")
-    values, order_array, offsets = _checked(row, orders)
-    best = float(np.min(values + (offsets - math.log(delta)) / (order_array - 1.0)))
-    return max(0.0, best * (1.0 + _ROUNDING) + _ROUNDING) if values.any() else 0.0
+    values = _checked(row, orders)
+    return converted(values, delta, orders=orders) if values.any() else 0.0
+
+
+def converted(row: FloatArray, delta: float, *, orders: Sequence[float] = ORDERS) -> float:
+    """`rdp_epsilon` without its checks, for rows that are sums of checked ones and not all zero."""
+    _, offsets, scale = _conversion(orders if isinstance(orders, tuple) else tuple(orders))
+    best = float((row + (offsets - math.log(delta) * scale)).min())
+    return max(0.0, best * (1.0 + _ROUNDING) + _ROUNDING)
 
 
 def rdp_log_delta(row: Sequence[float] | FloatArray, epsilon: float, *, orders: Sequence[float] = ORDERS) -> float:
     """Natural logarithm of the least delta at epsilon >= 0 over all orders, rounded up, at most 0."""
     if not epsilon >= 0.0:
         raise ParameterError(f"epsilon is {epsilon!r}, expected a number >= 0")
-    values, order_array, offsets = _checked(row, orders)
+    values = _checked(row, orders)
     if not values.any() or epsilon == math.inf:
         return -math.inf
-    logs = (order_array - 1.0) * (values * (1.0 + 1e-15) - epsilon) + offsets
+    order_array, offsets, _ = _conversion(tuple(orders))
+    logs = (order_array - 1.0) * (values * (1.0 + 1e-15) + offsets - epsilon)
     return min(0.0, float(np.min(logs + _ROUNDING * (1.0 + np.abs(np.where(np.isfinite(logs), logs, 0.0))))))
 
 
 def gaussian_row(mu2: float) -> FloatArray:
     """Row of the Gaussian mechanism with (sensitivity / standard deviation)^2 = mu2: a mu2 / 2, over `ORDERS`."""
-    return 0.5 * mu2 * _order_array(ORDERS)
+    return 0.5 * mu2 * _conversion(ORDERS)[0]
 
 
-def _checked(row: Sequence[float] | FloatArray, orders: Sequence[float]) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _checked(row: Sequence[float] | FloatArray, orders: Sequence[float]) -> FloatArray:
     values = np.asarray(row, dtype=np.float64)
-    key = orders if isinstance(orders, tuple) else tuple(orders)
-    order_array = _order_array(key)
-    if values.shape != order_array.shape:
-        raise ParameterError(f"a row has shape {values.shape}, expected one value for each of {len(key)} orders")
+    if values.shape != (len(orders),):
+        raise ParameterError(f"a row has shape {values.shape}, expected one value for each of {len(orders)} orders")
     if not (values >= 0.0).all():
         worst = values[~(values >= 0.0)][0]
         raise NumericalError(f"a Renyi divergence came out as {worst!r}, expected >= 0: nothing may be read from it")
-    return values, order_array, _offsets(key)
+    return values
 
 
 @lru_cache(maxsize=32)
-def _order_array(orders: tuple[float, ...]) -> FloatArray:
+def _conversion(orders: tuple[float, ...]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Orders a, log(1 - 1/a) - log(a)/(a - 1), and 1/(a - 1)."""
     array = np.array(orders, dtype=np.float64)
     if not ((array > 1.0) & np.isfinite(array)).all():
         raise ParameterError("a Renyi order is at most 1 or not finite, expected orders > 1")
-    array.setflags(write=False)
-    return array
-
-
-@lru_cache(maxsize=32)
-def _offsets(orders: tuple[float, ...]) -> FloatArray:
-    """(a - 1) log(1 - 1/a) - log a for each order."""
-    array = _order_array(orders)
-    offsets = (array - 1.0) * np.log1p(-1.0 / array) - np.log(array)
-    offsets.setflags(write=False)
-    return np.asarray(offsets)
+    scale = 1.0 / (array - 1.0)
+    offsets = np.log1p(-1.0 / array) - np.log(array) * scale
+    for each in (array, offsets, scale):
+        each.setflags(write=False)
+    return array, offsets, scale

@@ -38,16 +38,21 @@ def round_cost(
 ) -> Cost:
     """Cost of one round to a view that knows none of `shares` discrete Gaussian shares; see accounting/README.md."""
     variance = shares * Fraction(share_sigma) ** 2
-    chi = dimension + 2.0 * math.sqrt(dimension) * math.sqrt(exponent) + 2.0 * exponent
-    rounding = 0.25 * dimension / float(variance)
-    radius2 = chi + 2.0 * math.sqrt(chi * rounding) + rounding
-    slack = float((dimension + Fraction(radius2)) / (24 * variance)) + dimension * _convolution(share_sigma, shares)
+    slack = slack_of(dimension, variance, exponent) + dimension * _convolution(share_sigma, shares)
     return Cost(
         mu2=float(Fraction(l2_sensitivity) ** 2 / variance),
         epsilon_slack=slack,
         delta_tail=math.exp(-exponent),
         sampler_distance=float(Fraction(sampler_distance) * shares * dimension),
     )
+
+
+def slack_of(dimension: int, variance: Fraction, exponent: float) -> float:
+    """Slack of rounding a Gaussian of this variance, (d + R^2)/(24 variance)."""
+    chi = dimension + 2.0 * math.sqrt(dimension) * math.sqrt(exponent) + 2.0 * exponent
+    rounding = 0.25 * dimension / float(variance)
+    radius2 = chi + 2.0 * math.sqrt(chi * rounding) + rounding
+    return float((dimension + Fraction(radius2)) / (24 * variance))
 
 
 @lru_cache(maxsize=64)
@@ -114,13 +119,13 @@ def total_epsilon(costs: Iterable[Cost], delta: float) -> float:
         if tail + distance == 0.0 or not delta - distance > math.exp(slack) * (tail + distance):
             return math.inf
         # The leaks alone reach delta here. In between the bound is convex in exp(epsilon): find its lowest point.
-        high = _lowest(bound, low=slack, high=min(high, math.log((delta - distance) / (tail + distance))))
+        high = lowest(bound, low=slack, high=min(high, math.log((delta - distance) / (tail + distance))))
         if bound(high) > delta:
             return math.inf
-    return _bisect(bound, low=slack, high=high, delta=delta)
+    return bisected(bound, low=slack, high=high, delta=delta)
 
 
-def _bisect(bound: Callable[[float], float], *, low: float, high: float, delta: float) -> float:
+def bisected(bound: Callable[[float], float], *, low: float, high: float, delta: float) -> float:
     """Upper end of the last bracket around the first epsilon with bound(epsilon) <= delta."""
     if bound(low) <= delta:
         return low
@@ -135,7 +140,7 @@ def _bisect(bound: Callable[[float], float], *, low: float, high: float, delta: 
     return high
 
 
-def _lowest(bound: Callable[[float], float], *, low: float, high: float) -> float:
+def lowest(bound: Callable[[float], float], *, low: float, high: float) -> float:
     """Point near the minimum of a function that falls and then rises."""
     for _ in range(120):
         left, right = low + (high - low) / 3.0, high - (high - low) / 3.0
