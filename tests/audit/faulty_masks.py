@@ -203,6 +203,18 @@ class BothShares(Sound):
         return kinds
 
 
+class BothSharesOnce(BothShares):
+    """Answers one request a round, but any."""
+
+    def reveal(
+        self, client: int, round: int, *, alive: Collection[int], dropped: Collection[int]
+    ) -> Mapping[int, Collection[Kind]]:
+        if (client, round) in self.answered:
+            raise Refused("answered already")
+        self.answered.add((client, round))
+        return super().reveal(client, round, alive=alive, dropped=dropped)
+
+
 class SecondVector(Sound):
     """Masks as often as it is asked, always alike."""
 
@@ -300,6 +312,7 @@ FAULTS: dict[type[Sound], set[str]] = {
     CompressedLength: {"transcript_independence"},
     NoSelfMaskOfZeros: {"transcript_independence"},
     BothShares: {"both_shares"},
+    BothSharesOnce: {"both_shares"},
     SecondVector: {"mask_reuse"},
     RoundForgotten: {"mask_reuse"},
     OneSecret: {"shared_secret"},

@@ -135,7 +135,7 @@ class Adapter(ABC):
     ) -> Mapping[int, Collection[Kind]]:
         """Ask `client` to help unmask `round`, as a malicious server might, and return what it gave of whom.
 
-        Called several times for one round, with a peer first among the alive, then among the dropped, then among both.
+        Called several times for one round, with a peer among the alive, among the dropped, and among both.
 
         Returns:
             Peer -> kinds of shares in the answer: "self" opens the peer's self mask, "pair" its pairwise masks.

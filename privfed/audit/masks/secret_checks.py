@@ -119,24 +119,40 @@ def _spellings(secret: bytes) -> tuple[bytes, ...]:
 
 
 def both_shares(probe: Probe) -> Outcome:
-    """A client never gives both shares of one peer: together they open that peer's vector to the server."""
+    """A client never gives both shares of one peer: together they open that peer's vector to the server.
+
+    It is asked as the protocol has it and then as a malicious server might go on, and once for both from the start.
+    """
+    everybody, about = set(range(probe.clients)), probe.clients - 1
+    alive: _Request = (everybody, set())
+    dropped: _Request = (everybody - {about}, {about})
+    both: _Request = (everybody, {about})
+    given, refusals = _given(probe, about, [alive, dropped, both])
+    if not given:
+        return Outcome("a client gave no share at all when it was asked as the protocol has it", problem=True)
+    at_once, more_refusals = _given(probe, about, [both])
+    if given >= {"self", "pair"} or at_once >= {"self", "pair"}:
+        return Outcome("a client gave both shares of one peer in one round", problem=True)
+    told = f"{refusals + more_refusals} of 3 requests out of order were refused"
+    return Outcome(f"only the {', '.join(sorted(given))} share was given, {told}")
+
+
+_Request = tuple[set[int], set[int]]
+
+
+def _given(probe: Probe, about: int, requests: list[_Request]) -> tuple[set[str], int]:
+    """Put requests to one client after a round of its own; the kinds of shares it gave of `about`, and its refusals."""
     adapter = probe.ready()
-    everybody = set(range(probe.clients))
-    for client in everybody:
+    for client in range(probe.clients):
         adapter.masked(client, 1, probe.zeros(8), SIDES[0])
     given: set[str] = set()
     refusals = 0
-    about, asked = probe.clients - 1, 0
-    for alive, dropped in ((everybody, set()), (everybody - {about}, {about}), (everybody, {about})):
+    for alive, dropped in requests:
         try:
-            given |= set(adapter.reveal(asked, 1, alive=alive, dropped=dropped).get(about, ()))
+            given |= set(adapter.reveal(0, 1, alive=alive, dropped=dropped).get(about, ()))
         except Refused:
             refusals += 1
-    if given >= {"self", "pair"}:
-        return Outcome("a client gave both shares of one peer in one round", problem=True)
-    if not given:
-        return Outcome("a client gave no share at all when it was asked as the protocol has it", problem=True)
-    return Outcome(f"only the {', '.join(sorted(given))} share was given, {refusals} of 3 requests were refused")
+    return given, refusals
 
 
 def silent_wrap(probe: Probe) -> Outcome:

@@ -55,6 +55,7 @@ def _encodings(value: float) -> Iterator[bytes]:
         number = int(value)
         yield from (number.to_bytes(size, order) for size in (4, 8) for order in ("little", "big"))
         yield _varint(number)
+        yield _varint(2 * number)  # zigzag, for signed numbers
 
 
 def _varint(number: int) -> bytes:
