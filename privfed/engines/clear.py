@@ -11,7 +11,7 @@ from privfed.errors import FederationError
 from privfed.federation.client import ClientSide
 from privfed.federation.rounds import RoundOutcome, RoundTask
 from privfed.mechanism.encode import to_ring
-from privfed.mechanism.surplus import _next_seed
+from privfed_protocols import surplus_seed
 
 __all__ = ["run_in_clear"]
 
@@ -52,9 +52,3 @@ def run_in_clear(clients: Mapping[str, ClientSide], task: RoundTask, lost: Lost)
         bytes_up=bytes_up,
         surplus=tuple(surplus),
     )
-
-
-def surplus_seed(seed: bytes, index: int) -> bytes:
-    for _ in range(index - 1):
-        seed = _next_seed(seed)
-    return seed

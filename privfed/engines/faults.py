@@ -10,7 +10,7 @@ from privfed.errors import UsageError
 
 __all__ = ["Loss", "Lost", "Step", "check_losses"]
 
-Step = Literal["advertise", "shares", "masked", "unmask"]
+Step = Literal["advertise", "shares", "masked", "sign", "unmask"]
 
 # Whether a client's message of a step never arrives.
 Lost = Callable[[str, Step], bool]
@@ -23,7 +23,8 @@ class Loss:
     Args:
         client: its name.
         step: the message that never arrives: "advertise" or "shares" lose it in the set-up of an epoch, "masked" in the
-            middle of a round (its input is not in the sum), "unmask" after its input is in.
+            middle of a round (its input is not in the sum), "unmask" after its input is in. "sign" is the message
+            before "unmask" that only security="malicious" has; elsewhere nothing is lost by it.
         rounds: numbers of the releases, from 1, in which it is lost; None for all. A loss in set-up lasts for
             the whole epoch that such a release opens; in trusted mode, which has no epochs, for these releases alone.
     """

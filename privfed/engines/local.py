@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from privfed.engines.clear import run_in_clear
 from privfed.engines.faults import Loss, Lost, Step, check_losses
+from privfed.engines.keys import Keys, Security
 from privfed.engines.secure import SecureEpoch
 from privfed.engines.sources import named_sources
 from privfed.errors import DataError, UsageError
@@ -21,7 +22,6 @@ from privfed.federation.rounds import RoundOutcome, RoundTask
 from privfed.mechanism.randomness import Keystream
 from privfed.plan.terms import DropOuts, Noise, Protection, require_choice
 from privfed_accounting import Budget, Ledger, Sampling, View
-from privfed_protocols.parameters import MAX_COMPLETE
 
 __all__ = ["LocalFederation"]
 
@@ -48,6 +48,9 @@ class LocalFederation(FederationBase):
         mode: "secure" runs secure aggregation. The others are for comparisons, marked as such in every release and
             entry: "trusted" forms the same integers in the clear, without masks; "local" has each client add enough
             noise for itself (local DP); "central" has a trusted operator add the noise once.
+        security: mode "secure": what the server is trusted with. "semi-honest" (it follows the protocol and looks),
+            "semi-malicious" (it may deviate after the set-up) or "malicious" (at any time); the last two have every
+            client sign with a key of its own, pinned by the others.
         noise: "discrete_gaussian" (fine grid), "skellam" (coarse grid), or "auto".
         bits: width of the ring, 8 to 64; None lets the plan choose. Few bits make a coarse grid.
         drop_outs: "provision" sizes every share for the fewest survivors; "exact" has the survivors give surplus noise
@@ -85,6 +88,7 @@ class LocalFederation(FederationBase):
         budget: Budget | None = None,
         ledger: str | Path | Ledger | None = None,
         mode: Mode = "secure",
+        security: Security = "semi-honest",
         noise: Noise = "auto",
         bits: int | None = None,
         drop_outs: DropOuts = "provision",
@@ -97,12 +101,9 @@ class LocalFederation(FederationBase):
         noise_seed: int | None = None,
     ) -> None:
         require_choice("mode", mode, Mode)
+        require_choice("security", security, Security)
         self._sources, self._columns = named_sources(clients)
-        if mode == "secure" and len(self._sources) > MAX_COMPLETE:
-            raise UsageError(
-                f"{len(self._sources)} clients: secure aggregation carries at most {MAX_COMPLETE} so far;"
-                " use mode='trusted' to experiment with more"
-            )
+        self._keys = Keys.generate(security, [name.encode() for name in self._sources])
         check_budget(budget)
         self._check_rows(max_records, None if budget is None else budget.unit)
         self._losses = check_losses(losses, self._sources)
@@ -216,6 +217,7 @@ class LocalFederation(FederationBase):
         return SecureEpoch(
             {name: self._sides[name] for name in task.cohort},
             plan=task.plan,
+            keys=self._keys,
             rounds=min(task.expected_rounds, MAX_EPOCH_ROUNDS),
             colluders=max(view.t if view.kind == "colluders" else 0, min(1, guaranteed - 2)),
             dropout=self._dropout,

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import msgspec
 
 from privfed.engines.faults import Lost, Step
-from privfed.errors import FederationError
+from privfed.engines.keys import Keys
+from privfed.errors import FederationError, UsageError
 from privfed.federation.client import ClientSide
 from privfed.federation.rounds import RoundOutcome, RoundTask
 from privfed.plan import Plan, SamplingTerms
@@ -22,6 +23,7 @@ from privfed_protocols import (
     Client,
     ClientPolicy,
     EpochFailed,
+    LocalProtocolError,
     Offer,
     PeerProtocolError,
     RoundFailed,
@@ -42,6 +44,7 @@ class SecureEpoch:
     Args:
         clients: name -> the client's side of a release; all take part in every round.
         plan: of the first release; those that follow have its layout.
+        keys: the mode of the protocol, and the identities that it asks for.
         rounds: most rounds that the epoch carries.
         colluders: number of clients that may work with the server; the threshold exceeds it whoever is lost.
         dropout: fraction of clients that may be lost.
@@ -56,6 +59,7 @@ class SecureEpoch:
         clients: Mapping[str, ClientSide],
         *,
         plan: Plan,
+        keys: Keys,
         rounds: int,
         colluders: int,
         dropout: float,
@@ -64,31 +68,44 @@ class SecureEpoch:
         self._layout = _layout_of(plan)
         self._cohort = tuple(clients)
         self._sides = {name.encode(): side for name, side in clients.items()}
-        spec = VectorSpec(VECTOR, plan.length, plan.bits)
+        terms, spec = plan.terms, VectorSpec(VECTOR, plan.length, plan.bits)
         plan_digest = hashlib.sha256(repr(self._layout).encode()).digest()
-        self._server = Server(
-            Offer.new(
+        shares = terms.planned if plan.mechanism != "none" and terms.drop_outs == "exact" else 0
+        try:
+            offer = Offer.new(
                 vectors=(spec,),
-                n_min=plan.terms.guaranteed,
+                n_min=terms.guaranteed,
                 n_max=len(clients),
                 rounds=rounds,
                 plan_digest=plan_digest,
                 corrupt=colluders / len(clients),
                 dropout=dropout,
+                mode=keys.mode,
+                shares=shares,
             )
+        except LocalProtocolError as error:
+            raise UsageError(f"secure aggregation cannot be set up: {error}") from error
+        self._server = Server(
+            offer, invited=self._sides, signer=keys.server, directory=keys.directory if keys.server else None
         )
         # What each client would insist on without being told: nobody else, no fewer, no weaker, no other plan.
         policy = ClientPolicy(
-            n_min=plan.terms.guaranteed,
+            n_min=terms.guaranteed,
             n_max=len(clients),
             min_colluders=colluders,
             max_dropout=dropout,
+            modes=frozenset({keys.mode}),
             identities=frozenset(self._sides),
+            noise_shares=shares,
             plan_digests=frozenset({plan_digest}),
             max_rounds=rounds,
             max_vector_bytes=spec.nbytes,
         )
-        self._clients = {identity: Client(identity, policy=policy) for identity in self._sides}
+        self._consistent = offer.rules.consistency
+        self._clients = {
+            identity: Client(identity, policy=policy, credentials=keys.credentials(identity))
+            for identity in self._sides
+        }
         self._bytes_up = 0
         try:
             self._set_up(lost)
@@ -143,6 +160,9 @@ class SecureEpoch:
             if not lost(identity.decode(), "masked"):
                 self._to_server(identity, self._masked(identity, message, task))
         survivors = self._server.close_inputs()
+        if self._consistent:
+            self._exchange(survivors, "sign", lost)
+            survivors = self._server.close_signatures()
         task.about_to_reveal()
         self._exchange(survivors, "unmask", lost)
         result = self._server.close_unmask()
@@ -155,6 +175,7 @@ class SecureEpoch:
             survivors=len(kept),
             lost=tuple(sorted(name.decode() for name in self._sides if name not in kept)),
             bytes_up=bytes_up,
+            surplus=tuple(result.surplus.values()),
         )
 
     def _report(self, disputes: tuple[tuple[bytes, tuple[bytes, ...]], ...]) -> None:
@@ -177,7 +198,10 @@ class SecureEpoch:
             task.about_to_reveal()  # that a query fails on a client's rows tells something about them
             raise
         return client.submit(
-            {VECTOR: contribution.vector}, model_digest=query_digest(task.task.query), plan_digest=plan.digest
+            {VECTOR: contribution.vector},
+            model_digest=query_digest(task.task.query),
+            plan_digest=plan.digest,
+            surplus_seed=contribution.surplus_seed,
         )
 
 

@@ -12,12 +12,12 @@ from typing import Protocol
 
 from privfed.errors import DataError, FederationError, PrivfedError
 from privfed.federation.agreement import Agreement
-from privfed.federation.entry import round_plan
 from privfed.federation.sampling import poisson
 from privfed.federation.vector import Contribution, noised_vector
 from privfed.mechanism.clip import clip_l2
 from privfed.mechanism.randomness import Keystream
 from privfed.plan import Plan, decode_terms, make_plan
+from privfed.plan.entry import round_plan
 from privfed.query import FloatArray, Query, decode_query, query_digest
 from privfed_accounting import AccountingError, RoundPlan
 

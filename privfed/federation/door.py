@@ -217,7 +217,7 @@ class FederationBase(ABC):
         Args:
             query: what to sum.
             share: fraction of the WHOLE budget that this release may cost, in (0, 1]; shares add up, noise falls as
-                1 / sqrt(share). Rounds that are no plain Gaussians are priced so that ceil(1 / share) of them fit.
+                1 / sqrt(share). Skellam noise and hidden samples need a budget with `accounting="renyi"`.
             noise_multiplier: instead of `share`, the standard deviation of the sum's noise at the fewest survivors
                 over the sensitivity, > 0. Under a budget exactly one of the two is given; without one, neither counts.
             sampling: who takes part; None for what the federation was made with. Charged as what it is: only views

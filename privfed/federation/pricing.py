@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from privfed.errors import UsageError, checked_number
 from privfed.federation.client import Task
-from privfed.federation.entry import Maker, affordable_noise, round_plan
 from privfed.plan import Plan, SamplingTerms, Terms, make_plan, tolerated_losses
+from privfed.plan.entry import Maker, affordable_noise, round_plan
 from privfed.query import Query, encode_query, query_digest
 from privfed_accounting import Budget, Ledger, RoundPlan, Sampling
+from privfed_accounting.budget import renyi_caps
 
 __all__ = ["Prepared", "Pricing", "check_budget"]
 
@@ -74,10 +76,19 @@ class Pricing:
     ledger: Ledger
     run: str
     noise_source: Literal["os", "seeded"]
+    _prices: dict[tuple[object, ...], float] = field(default_factory=dict, init=False, repr=False)
 
     def remaining_share(self) -> float:
-        """Return the part of the budget's mu^2 that is not spent."""
-        return max(0.0, self.ledger.remaining_mu2() / self.ledger.total_mu2())
+        """Return the part of the budget that is not spent, as its filter counts."""
+        if self.budget is None:
+            return 1.0
+        if self.budget.accounting == "gaussian":
+            return max(0.0, self.ledger.remaining_mu2() / self.ledger.total_mu2())
+        slack = self.budget.allowance().epsilon_slack
+        limits = renyi_caps(self.budget.epsilon - slack, self.budget.delta * math.exp(-slack))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            used = np.where(limits > 0.0, self.ledger.spent().joint_rdp / limits, np.inf)
+        return max(0.0, 1.0 - float(used.min()))
 
     def terms_of(self, agreed: Terms, sampling: Sampling, clients: int, dropout: float, seed: bytes) -> Terms:
         """Return the terms of one release of `clients` out of all that were agreed on, noise left open."""
@@ -99,9 +110,7 @@ class Pricing:
             plan = make_plan(query, digest, msgspec.structs.replace(terms, noise_multiplier=multiplier))
             return plan, self._prepared(b"", plan, digest, query).entry("")
 
-        multiplier = 0.0
-        if self.budget is not None:
-            multiplier = self._multiplier(self.budget, share, noise_multiplier, terms, make)
+        multiplier = self._multiplier(query, terms, share, noise_multiplier, make)
         plan = make_plan(query, digest, msgspec.structs.replace(terms, noise_multiplier=multiplier))
         return self._prepared(encoded, plan, digest, query)
 
@@ -109,8 +118,16 @@ class Pricing:
         return Prepared(Task(encoded, plan.terms.encode()), plan, digest, query.kind, self.run, self.noise_source)
 
     def _multiplier(
-        self, budget: Budget, share: float | None, noise_multiplier: float | None, terms: Terms, make: Maker
+        self,
+        query: Query,
+        terms: Terms,
+        share: float | None,
+        noise_multiplier: float | None,
+        make: Maker,
     ) -> float:
+        budget = self.budget
+        if budget is None:
+            return 0.0
         if share is not None and noise_multiplier is not None:
             raise UsageError("share and noise_multiplier are two ways to say one thing: give one of them")
         if noise_multiplier is not None:
@@ -122,4 +139,9 @@ class Pricing:
             )
         if not (isinstance(share, int | float) and math.isfinite(share) and 0.0 < share <= 1.0):
             raise UsageError(f"share is {share!r}, expected a fraction in (0, 1]")
-        return affordable_noise(share, budget, self.ledger.total_mu2(), terms, make)
+        common = msgspec.structs.replace(terms, rotation_seed=bytes(32), noise_multiplier=0.0)
+        bound = query.sensitivity(terms.unit, records_per_client=terms.records_per_client).l2
+        key = (float(share), common, query.layout.size, query.row_error, bound)
+        if key not in self._prices:
+            self._prices[key] = affordable_noise(share, budget, self.ledger.total_mu2(), terms, make)
+        return self._prices[key]

@@ -5,6 +5,7 @@ its masks to the digest. A coordinator that tells two clients different terms ge
 """
 
 from privfed.plan.made import Plan, make_plan
+from privfed.plan.outlook import Preview, preview
 from privfed.plan.terms import SamplingTerms, Terms, decode_terms, tolerated_losses
 
-__all__ = ["Plan", "SamplingTerms", "Terms", "decode_terms", "make_plan", "tolerated_losses"]
+__all__ = ["Plan", "Preview", "SamplingTerms", "Terms", "decode_terms", "make_plan", "preview", "tolerated_losses"]

@@ -11,7 +11,7 @@ from privfed import Budget, LocalFederation, Loss
 from privfed.statistics.moments import VectorSum
 
 CLIENTS, TOLERATED, WIDTH = 8, 3, 40_000
-BUDGET = Budget(epsilon=2.0, delta=1e-5, unit="client")
+BUDGET = Budget(epsilon=2.0, delta=1e-5, unit="client", accounting="renyi")
 
 
 def release(losses, *, mode="trusted", drop_outs="exact", noise_seed=5, **options):

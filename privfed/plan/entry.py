@@ -8,18 +8,19 @@ from collections.abc import Callable
 from privfed._version import __version__
 from privfed.errors import UsageError
 from privfed.mechanism import discrete_gaussian, skellam
-from privfed.plan import Plan, Terms
-from privfed.plan.made import honest_shares
+from privfed.plan.made import Plan, honest_shares
+from privfed.plan.terms import Terms
 from privfed.query import RELATION
-from privfed_accounting import Budget, RoundPlan, Total
+from privfed_accounting import Budget, ParameterError, RoundPlan, Total
+from privfed_accounting.filters import exceeded
 from privfed_accounting.round_plan import NoiseSource
 
 __all__ = ["Maker", "affordable_noise", "round_plan"]
 
 Maker = Callable[[float], tuple[Plan, RoundPlan]]
 
-TOLERANCE = 1e-4  # of the noise multiplier, on the safe side
-LARGEST_MULTIPLIER = 1e9
+TOLERANCE = 1e-3  # of the noise multiplier, on the safe side
+LEAST_MULTIPLIER, LARGEST_MULTIPLIER = 1e-3, 1e9
 
 
 def round_plan(
@@ -55,7 +56,7 @@ def round_plan(
 
 
 def affordable_noise(share: float, budget: Budget, total_mu2: float, terms: Terms, make: Maker) -> float:
-    """Return the noise multiplier with which `1 / share` releases like this one spend the budget.
+    """Return the noise multiplier of a release that costs `share` of a budget.
 
     Args:
         share: part of the budget, in (0, 1].
@@ -64,34 +65,42 @@ def affordable_noise(share: float, budget: Budget, total_mu2: float, terms: Term
         terms: of the release, noise left open.
         make: from a noise multiplier to the plan and its ledger entry.
 
-    A plain Gaussian release takes exactly `share` of the budget's mu^2. Any other is priced as the accountant charges
-    it: ceil(1 / share) of them together stay within the budget; searched, on the safe side by at most 0.01 %.
+    A plain Gaussian release takes exactly `share` of the budget's mu^2. Under Renyi accounting, ceil(1 / share)
+    releases like this one fit the budget; searched, on the safe side by at most 0.1 %. Of cohorts that take turns each
+    counts its own rounds.
 
     Raises:
-        UsageError: no noise would do; the message names the remedy.
+        UsageError: no noise would do, or the budget's accounting cannot count the release; names the remedy.
     """
+    count = terms.sampling.sampling().participations(math.ceil(1.0 / share - 1e-9))
+    part = share if terms.sampling.kind != "round_robin" else 1.0 / count
     honest = max(1, honest_shares(terms))  # where there are none, no plan is made
-    plan, entry = make(math.sqrt(terms.guaranteed / (honest * share * total_mu2)))
-    if plan.mechanism == "discrete_gaussian" and entry.sampling.kind == "none":
-        return plan.terms.noise_multiplier
-    count = math.ceil(1.0 / share - 1e-9)
+    first = math.sqrt(terms.guaranteed / (honest * part * total_mu2))
+    if budget.accounting == "gaussian":
+        if make(first)[1].charge(budget.view).rdp:
+            raise UsageError(
+                "the release has Skellam noise or a hidden sample, which exact Gaussian accounting cannot count:"
+                " use Budget(..., accounting='renyi')"
+            )
+        return first
 
     def affords(multiplier: float) -> bool:
         try:
             charge = make(multiplier)[1].charge(budget.view)
-        except UsageError:
+        except (UsageError, ParameterError):  # no grid holds it, or the noise is too little to mean anything
             return False
-        return Total.of([charge] * count).epsilon(budget.delta) <= budget.epsilon * (1.0 - 1e-9)
+        return not exceeded(Total.of([charge]).times(count), budget)
 
-    low, high = plan.terms.noise_multiplier, plan.terms.noise_multiplier
+    low = high = first
     while not affords(high):
         low, high = high, 2.0 * high
         if high > LARGEST_MULTIPLIER:
+            make(first)  # says why, if it can
             raise UsageError(
-                f"no noise makes {count} releases like this one fit the budget of {budget}:"
+                f"no noise makes this release cost {share:.3g} of the budget of {budget}:"
                 " use more bits, a larger budget or a larger share"
             )
-    while low == high and high > 1e-3:  # sampled rounds may need less than the Gaussian's
+    while low == high and high > LEAST_MULTIPLIER:  # hidden samples need less than the plain Gaussian
         low = high / 2.0
         if affords(low):
             high = low
