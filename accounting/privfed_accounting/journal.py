@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import random
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,34 +11,21 @@ from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
-from privfed_accounting.budget import Budget
 from privfed_accounting.chain import Entry, read_chain
 from privfed_accounting.errors import CorruptLedger, LedgerBusy, ParameterError
-from privfed_accounting.records import FORMAT, Book, budget_to_dict
-from privfed_accounting.storage import ENTRIES, SCHEMA_VERSION, Conflict, Storage, open_storage
+from privfed_accounting.records import Book
+from privfed_accounting.storage import ENTRIES, Conflict, Storage, open_storage
 
 Clock = Callable[[], datetime.datetime]
 Result = TypeVar("Result")
 
-# Writers queue for a lock, so that a conflict is rare; eight coordinators without any lock needed three tries at most.
+# Writers queue for a lock, so that a conflict is rare; these tries are spread over some seconds.
 ATTEMPTS: Final = 12
 
 
 def utc_now() -> datetime.datetime:
     """Time of day, in UTC."""
     return datetime.datetime.now(datetime.UTC)
-
-
-def opening(budget: Budget | None) -> dict[str, Any]:
-    """Body of a new ledger's first entry."""
-    return {
-        "format": FORMAT,
-        "schema": SCHEMA_VERSION,
-        "ledger": secrets.token_hex(16),
-        "budget": None if budget is None else budget_to_dict(budget),
-        "allowance": None if budget is None else dataclasses.asdict(budget.allowance()),
-        "software": "privfed_accounting",
-    }
 
 
 def append(connection: sa.Connection, book: Book, kind: str, body: dict[str, Any], clock: Clock) -> Entry:

@@ -14,39 +14,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from privfed_accounting.budget import Budget, leak
+from privfed_accounting.admission import (
+    check_budget_left,
+    check_fit,
+    check_settlement,
+    check_signature,
+    open_reservation,
+)
+from privfed_accounting.budget import Budget
 from privfed_accounting.canonical import checked_facts
 from privfed_accounting.chain import Entry
 from privfed_accounting.charge import Charge, Total
 from privfed_accounting.errors import (
-    BudgetExhausted,
-    BudgetMismatch,
     GuaranteeBroken,
     LedgerError,
     LedgerReadOnly,
     LedgerUnreadable,
-    NotALedger,
     ParameterError,
 )
-from privfed_accounting.journal import (
-    Clock,
-    again_on_conflict,
-    append,
-    catch_up,
-    opening,
-    read_ledger,
-    read_new,
-    utc_now,
-)
+from privfed_accounting.journal import Clock, again_on_conflict, append, catch_up, read_new, utc_now
+from privfed_accounting.opening import begin, check_budget, has_content, no_step, read_budgeted
 from privfed_accounting.records import Book, CheckpointRecord, NoteRecord, RoundRecord, charge_to_dict
 from privfed_accounting.round_plan import RoundPlan
 from privfed_accounting.signing import Head, HeadSignature, Signer, sign_head
-from privfed_accounting.storage import SCHEMA_VERSION, Storage, file_of, is_url, open_storage
+from privfed_accounting.storage import Storage, file_of, is_url, open_storage
 from privfed_accounting.views import View
-
-
-def _no_step(name: str) -> None:
-    """Do nothing between two steps; tests put a crash here."""
 
 
 class Ledger:
@@ -89,7 +81,7 @@ class Ledger:
         timeout: float = 10.0,
         signer: Signer | None = None,
         clock: Clock | None = None,
-        on_step: Callable[[str], None] = _no_step,
+        on_step: Callable[[str], None] = no_step,
     ) -> Self:
         """Open a ledger, or make a new one.
 
@@ -114,17 +106,17 @@ class Ledger:
         if file is not None and not file.exists() and not file.parent.is_dir():
             raise LedgerUnreadable(f"directory {file.parent} of ledger {file} does not exist: create it first")
         clock = utc_now if clock is None else clock
-        if budget is None and path is not None and (is_url(path) if file is None else _has_content(file)):
-            found = _read_budgeted(path, timeout=timeout)
+        if budget is None and path is not None and (is_url(path) if file is None else has_content(file)):
+            found = read_budgeted(path, timeout=timeout)
             if found is not None:
                 return cls(*found, writable=False, clock=clock, on_step=on_step)
         database = open_storage(path, timeout=timeout)
         try:
             database.prepare()
-            again_on_conflict(lambda: _begin(database, budget, clock, on_step))
+            again_on_conflict(lambda: begin(database, budget, clock, on_step))
             book = Book()
             catch_up(database, book)
-            _check_budget(book, budget, database)
+            check_budget(book, budget, database)
         except BaseException:
             database.close()
             raise
@@ -225,10 +217,10 @@ class Ledger:
             ParameterError: unit, relation or mechanism do not fit the budget; the ledger is as it was.
             LedgerError: the file refused; nothing was charged.
         """
-        self._check_fit(plan)
+        check_fit(self._book, plan)
         charge = plan.charge(self._book.view)
         body = {"plan": plan.as_dict(), "view": str(self._book.view), "charge": charge_to_dict(charge)}
-        entry = self._write("reserve", body, check=lambda: self._check_budget_left(plan, charge))
+        entry = self._write("reserve", body, check=lambda: self._check_budget_left(charge))
         self._reserved_here.add(entry.seq)
         return entry.seq
 
@@ -265,7 +257,7 @@ class Ledger:
             "bytes_up": bytes_up,
             "facts": checked_facts(facts),
         }
-        self._write("settle", body, check=lambda: self._check_settlement(entry, participants, survivors))
+        self._write("settle", body, check=lambda: check_settlement(self._book, entry, participants, survivors))
         if self._signer is not None:
             self.checkpoint()
         record = self._book.rounds[entry]
@@ -310,7 +302,7 @@ class Ledger:
         with self._lock:
             self.refresh()
             signature = sign_head(self.point, self._signer)
-            self._write("checkpoint", signature.as_dict(), check=lambda: self._check_signature(signature))
+            self._write("checkpoint", signature.as_dict(), check=lambda: check_signature(self._book, signature))
         return signature
 
     def countersign(self, signature: HeadSignature) -> int:
@@ -319,7 +311,7 @@ class Ledger:
         Raises:
             ParameterError: the signature is not genuine, or under an entry that is not in this ledger.
         """
-        return self._write("checkpoint", signature.as_dict(), check=lambda: self._check_signature(signature)).seq
+        return self._write("checkpoint", signature.as_dict(), check=lambda: check_signature(self._book, signature)).seq
 
     def refresh(self) -> None:
         """Read entries that other processes have written since."""
@@ -370,118 +362,12 @@ class Ledger:
             self._step(f"{kind}:inserted")
         return entry
 
-    def _check_signature(self, signature: HeadSignature) -> None:
-        head = signature.head
-        if head.ledger != self.identifier or not self._book.holds(head.seq, head.digest):
-            raise ParameterError(f"{head} is no entry of this ledger ({self.point}): sign a head of this one")
-        if not signature.valid:
-            raise ParameterError(
-                f"the signature of {signature.public_key} under {head} is not genuine, nothing was recorded: "
-                "sign the head again"
-            )
-
-    def _check_fit(self, plan: RoundPlan) -> None:
-        budget = self.budget
-        if budget is None:
-            if plan.private:
-                raise ParameterError(
-                    "this ledger has no budget, expected a round without noise: open one with a budget"
-                )
-            return
-        if not plan.private:
-            raise ParameterError(
-                f"a round without noise costs infinity, more than any budget ({budget}): "
-                "give it noise, or use a ledger opened with budget=None"
-            )
-        if plan.unit != budget.unit or plan.relation != budget.relation:
-            raise ParameterError(
-                f"the round protects unit {plan.unit!r} ({plan.relation}), expected the budget's {budget.unit!r} "
-                f"({budget.relation}): plan it for the budget's unit"
-            )
-
-    def _check_budget_left(self, plan: RoundPlan, charge: Charge) -> None:
-        budget, caps = self.budget, self._book.allowance
-        if budget is None or caps is None:
-            return
-        total = self._book.guarded + charge
-        checks = (
-            (total.mu2, caps.mu2_cap, "mu^2", "stop here, raise the noise, or start with a larger budget"),
-            (
-                total.epsilon_slack,
-                caps.epsilon_slack,
-                "grid slack",
-                "take a finer grid, or a budget with slack_reserve=",
-            ),
-            (leak(total, budget.epsilon), caps.delta_leak, "tails and sampler distance", "take a larger delta"),
-        )
-        for used, cap, what, remedy in checks:
-            if used <= cap:
-                continue
-            needed = total.epsilon(budget.delta)
-            raise BudgetExhausted(
-                f"with this round epsilon is {needed:.6g}, expected within the budget of {budget}; so far "
-                f"{self._book.guarded.epsilon(budget.delta):.6g} is spent ({what} would be {used:.6g} of {cap:.6g}), "
-                f"and nothing was charged: {remedy}",
-                needed_epsilon=needed,
-                budget_epsilon=budget.epsilon,
-            )
-
-    def _check_settlement(self, entry: int, participants: int, survivors: int) -> None:
-        plan = self._open_reservation(entry).plan
-        if not survivors <= participants <= plan.planned_shares:
-            raise ParameterError(
-                f"{survivors} survivors of {participants} participants, at most {plan.planned_shares} are planned: "
-                "count each client once"
-            )
+    def _check_budget_left(self, charge: Charge) -> None:
+        check_budget_left(self._book, charge)
 
     def _check_void(self, entry: int) -> None:
-        self._open_reservation(entry)
+        open_reservation(self._book, entry)
         if entry not in self._reserved_here:
             raise LedgerError(
                 f"entry {entry} was not reserved by this object, and what it revealed is unknown here: leave it charged"
             )
-
-    def _open_reservation(self, entry: int) -> RoundRecord:
-        record = self._book.rounds.get(entry)
-        if record is None:
-            raise LedgerError(f"entry {entry!r} is no reservation of this ledger: pass what reserve() returned")
-        if record.status != "reserved":
-            raise LedgerError(f"entry {entry} is {record.status} already, expected an open one: close a round once")
-        return record
-
-
-def _has_content(file: Path) -> bool:
-    return file.exists() and file.stat().st_size > 0
-
-
-def _read_budgeted(path: str | Path, *, timeout: float) -> tuple[Storage, Book] | None:
-    """Open for reading if it is a ledger with a budget; None if it has none and may be written."""
-    try:
-        database, book = read_ledger(path, timeout=timeout)
-    except NotALedger:
-        if file_of(path) is not None:
-            raise
-        return None  # an empty database on a server, to become a ledger
-    if book.budget is not None or database.version < SCHEMA_VERSION:
-        return database, book
-    database.close()
-    return None
-
-
-def _begin(database: Storage, budget: Budget | None, clock: Clock, on_step: Callable[[str], None]) -> None:
-    """Make table and first entry, unless they are there."""
-    on_step("open:begin")
-    with database.transaction() as connection:
-        if not database.has_schema(connection):
-            database.create_schema(connection)
-            append(connection, Book(), "open", opening(budget), clock)
-            on_step("open:inserted")
-    on_step("open:committed")
-
-
-def _check_budget(book: Book, budget: Budget | None, database: Storage) -> None:
-    if book.budget != budget:
-        raise BudgetMismatch(
-            f"{database.name} was made with {book.budget or 'no budget'}, not {budget or 'none'}: "
-            "open it with its own budget, or start another ledger for another budget"
-        )

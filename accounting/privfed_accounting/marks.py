@@ -1,4 +1,4 @@
-"""What no reader of a ledger must overlook, wherever it is shown: trusted mode, seeded noise, comparison modes, loose ends."""
+"""What no reader of a ledger must overlook, wherever it is shown: trusted mode, seeded noise, loose ends and the like."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SEVERITIES: dict[Code, Severity] = {
 TEXTS: dict[Code, str] = {
     "no_budget": "The ledger has no budget: nothing in it is differentially private.",
     "non_private": "Released without noise: no differential privacy at all.",
-    "trusted": "Trusted mode, for experiments: the operator saw every client's vector. The budget is charged as if masks "
-    "had hidden them; in the views server and colluders the epsilons are those of vectors without masks.",
-    "central": "Central noise, for comparison: the operator saw every client's data without noise and added the noise to "
-    "the sum; the epsilons hold for those who see the released sums only.",
-    "seeded": "Seeded noise, for tests and demos: whoever knows the seed can subtract it, and another run with the same "
-    "seed repeats it, so that the two together give it away. The epsilons hold for this run alone, and for others.",
+    "trusted": "Trusted mode, for experiments: the operator saw every client's vector. The budget is charged as if "
+    "masks had hidden them; in the views server and colluders the epsilons are those of vectors without masks.",
+    "central": "Central noise, for comparison: the operator saw every client's data without noise and added the noise "
+    "to the sum; the epsilons hold for those who see the released sums only.",
+    "seeded": "Seeded noise, for tests and demos: whoever knows the seed can subtract it, and another run with the "
+    "same seed repeats it, so that the two together give it away. The epsilons hold for this run alone, and for others.",
     "guarantee_broken": "Opened with fewer noise shares than the plan guaranteed; the true cost is charged.",
     "local": "Local noise, for comparison: no masks, every client's vector carries enough noise for itself.",
     "outcome_unknown": "Charged, and never settled: the run was interrupted or still goes on.",

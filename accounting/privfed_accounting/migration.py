@@ -1,4 +1,4 @@
-"""Ledgers of older schema versions are read as they are, and brought up to date on request: a copy first, then one entry.
+"""Ledgers of older schema versions are read as they are, and brought up to date on request: a copy, then one entry.
 
 Nothing that was written is written anew, or no digest known elsewhere would be found again. What changes between
 versions is what newer entries may say:
@@ -19,7 +19,7 @@ from pathlib import Path
 from privfed_accounting.database import translate
 from privfed_accounting.errors import LedgerError, LedgerUnreadable
 from privfed_accounting.journal import Clock, append, catch_up, read_ledger, read_new, utc_now
-from privfed_accounting.ledger import _no_step
+from privfed_accounting.opening import no_step
 from privfed_accounting.records import Book
 from privfed_accounting.storage import SCHEMA_VERSION, file_of, open_storage
 
@@ -49,7 +49,7 @@ def migrate(
     backup: str | Path | None = None,
     timeout: float = 10.0,
     clock: Clock = utc_now,
-    on_step: Callable[[str], None] = _no_step,
+    on_step: Callable[[str], None] = no_step,
 ) -> Migration:
     """Bring a ledger to this software's schema version, after copying it.
 

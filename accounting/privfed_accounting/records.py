@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -115,6 +116,20 @@ class Book:
         self._settled: list[int] = []  # entries in the order of their settlement: from then on their cost stands
         self._totals: dict[tuple[View, bool], tuple[int, Total]] = {}
 
+    @classmethod
+    def of(cls, budget: Budget | None, records: Iterable[RoundRecord], notes: Iterable[NoteRecord]) -> Book:
+        """A book of rounds whose chain is elsewhere, as a report tells of them."""
+        book = cls()
+        book.budget, book.allowance = budget, None if budget is None else budget.allowance()
+        book.rounds = {record.entry: record for record in records}
+        book._open = dict.fromkeys(book.rounds)  # none is settled for good: totals are added up when asked for
+        for entry, record in book.rounds.items():
+            if record.status == "void":
+                del book._open[entry]
+        book.notes = list(notes)
+        book._recount()
+        return book
+
     @property
     def view(self) -> View:
         """View that the budget guards; the server's where there is no budget."""
@@ -157,7 +172,7 @@ class Book:
         return total
 
     def seen(self, view: View, *, realised: bool = False) -> Total:
-        """Sum of what the rounds told a view: `total`, but for trusted rounds, in which the operator saw every vector."""
+        """Sum of what the rounds told a view: `total`, but for trusted rounds, whose every vector the operator saw."""
         if not any(record.plan.protection == "trusted" for record in self.rounds.values()):
             return self.total(view, realised=realised)
         return Total.of(record.charge(seen_view(record.plan, view), realised=realised) for record in self.charged())
@@ -177,7 +192,7 @@ class Book:
                 f"entry 1 is of format {body['format']!r}, expected {FORMAT!r}: check the path", entry=entry.seq
             )
         if body["budget"] is not None:
-            budget = budget_from_dict(body["budget"])
+            budget = Budget.from_dict(body["budget"])
             stored = Allowance(**body["allowance"])
             # Enforced are the caps as they stand in the chain; `verify` recomputes them.
             self.budget, self.allowance = budget, stored
@@ -282,28 +297,6 @@ class ReadRounds:
     def rounds(self) -> list[RoundRecord]:
         """All rounds in order, as `Ledger.rounds` gives them."""
         return list(self.records)
-
-
-def budget_to_dict(budget: Budget) -> dict[str, Any]:
-    """Budget as it stands in the first entry."""
-    return {
-        "epsilon": budget.epsilon,
-        "delta": budget.delta,
-        "unit": budget.unit,
-        "relation": budget.relation,
-        "view": str(budget.view),
-        "slack_reserve": budget.slack_reserve,
-    }
-
-
-def budget_from_dict(fields: dict[str, Any]) -> Budget:
-    """Read back what `budget_to_dict` gave."""
-    budget = Budget(
-        fields["epsilon"], fields["delta"], fields["unit"], fields["view"], slack_reserve=fields["slack_reserve"]
-    )
-    if budget_to_dict(budget) != fields:
-        raise CorruptLedger(f"entry 1 has a budget that reads back differently, {fields}: restore a backup", entry=1)
-    return budget
 
 
 def charge_to_dict(charge: Charge) -> dict[str, Any] | None:

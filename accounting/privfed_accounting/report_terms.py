@@ -9,7 +9,7 @@ from privfed_accounting.budget import leak
 from privfed_accounting.charge import Charge, Total
 from privfed_accounting.fine_grid import TAIL_EXPONENT
 from privfed_accounting.records import Book
-from privfed_accounting.tight import tight_epsilon
+from privfed_accounting.tight import tight_bounds
 from privfed_accounting.verdict import AGREEMENT, epsilon_value
 
 # Name of the fact in which a round's settlement states a bound on the probability that any coordinate wrapped around.
@@ -47,11 +47,13 @@ MEANING: Final = (
     "Guaranteed: charged before each round for the fewest survivors its plan allows; this is what the budget limits.",
     "Realised: with the survivors there were.",
     "The budget's epsilon holds even when rounds were chosen after seeing earlier answers.",
-    "An epsilon spent so far holds for the rounds as they stand, had they been fixed in advance; so does the tight one.",
+    "An epsilon spent so far, like the tight one, holds for the rounds as they stand, had they been fixed in advance.",
     "Epsilons of different views are not added: each adversary has its own.",
     "That the generator behind noise and masks looks random is assumed, as in cryptography, and is no term of delta.",
 )
-EMPIRICAL_MEANING: Final = "An empirical lower bound is a smoke test that the noise is there: weak by nature, and never proof of an upper bound."
+EMPIRICAL_MEANING: Final = (
+    "An empirical lower bound is a smoke test that the noise is there: weak by nature, never proof of an upper bound."
+)
 
 
 def at_delta(book: Book, total: Total) -> dict[str, Any]:
@@ -75,8 +77,8 @@ def error_terms(book: Book) -> dict[str, Any]:
         "with_them": at_delta(book, total),
         "tail_exponent": TAIL_EXPONENT,
         "terms": _terms(book),
-        "explanation": "Discrete Gaussian shares are accounted as a rounded continuous Gaussian: probabilities differ by "
-        "at most exp(epsilon_slack) outside an event of probability delta_tail; every sampler is within "
+        "explanation": "Discrete Gaussian shares are accounted as a rounded continuous Gaussian: probabilities differ "
+        "by at most exp(epsilon_slack) outside an event of probability delta_tail; every sampler is within "
         "sampler_distance of the ideal one in total variation. All three are in every epsilon of this report.",
     }
 
@@ -104,11 +106,11 @@ def _term(name: str, counts_in: str, value: float | None, explanation: str) -> d
 def _conversion(book: Book) -> float | None:
     if book.budget is None or not book.guarded.private:
         return None
-    tight = tight_epsilon(book.rounds.values(), book.view, book.budget.delta)
+    tight = tight_bounds(book.rounds.values(), book.view, book.budget.delta)
     guaranteed = book.seen(book.view).epsilon(book.budget.delta)
-    if tight is None or not (math.isfinite(tight) and math.isfinite(guaranteed)):
+    if tight is None or not math.isfinite(guaranteed):
         return None
-    return max(0.0, guaranteed - tight)
+    return max(0.0, guaranteed - tight.upper)
 
 
 def _wrapping(book: Book) -> float | None:

@@ -32,12 +32,12 @@ from privfed_accounting.report_terms import (
     error_terms,
 )
 from privfed_accounting.round_charge import round_event
-from privfed_accounting.tight import tight_epsilon
+from privfed_accounting.tight import tight_bounds
 from privfed_accounting.verdict import epsilon_value
 from privfed_accounting.verification import chosen_views, verify
 from privfed_accounting.views import View
 
-__all__ = ["FORMAT", "VERSION", "epsilon_value", "report_data"]
+__all__ = ["FORMAT", "VERSION", "computed_data", "epsilon_value", "report_data"]
 
 FORMAT: Final = "privfed-report"
 VERSION: Final = 1
@@ -77,24 +77,33 @@ def report_data(
         database.close()
     wanted = chosen_views(book) if views is None else tuple(View.parse(view) for view in views)
     wanted = tuple(dict.fromkeys((*wanted, book.view)))
+    computed = computed_data(book, wanted)
     return {
         "format": FORMAT,
         "version": VERSION,
         "ledger": _ledger(book, path),
-        "setting": _setting(book),
-        "marks": [
-            dataclasses.asdict(mark) | {"severity": mark.severity, "text": mark.text} for mark in ledger_marks(book)
-        ],
-        "views": [_view(book, view) for view in wanted],
-        "spending": _spending(book),
-        "releases": _releases(book, wanted),
+        **computed,
         "notes": [dataclasses.asdict(note) for note in book.notes],
-        "error_terms": error_terms(book),
         "empirical": None if empirical is None else parse(canonical_json(dict(empirical))),
         "meaning": [*MEANING, *([] if empirical is None else [EMPIRICAL_MEANING])],
         "not_protected": [{"what": what, "why": why} for what, why in NOT_PROTECTED],
         "verification": verify(ledger, views=wanted, peer=peer).as_dict(),
         "command": "privfed verify LEDGER" if path is None else f"privfed verify {shlex.quote(path)}",
+    }
+
+
+def computed_data(book: Book, views: tuple[View, ...]) -> dict[str, Any]:
+    """The sections that follow from budget and rounds alone, and that a report's check computes again."""
+    return {
+        "setting": _setting(book),
+        "marks": [
+            dataclasses.asdict(mark) | {"entries": list(mark.entries), "severity": mark.severity, "text": mark.text}
+            for mark in ledger_marks(book)
+        ],
+        "views": [_view(book, view) for view in views],
+        "spending": _spending(book),
+        "releases": _releases(book, views),
+        "error_terms": error_terms(book),
     }
 
 
@@ -143,7 +152,12 @@ def _budget_setting(book: Book) -> dict[str, Any]:
         "unit": budget.unit,
         "unit_means": UNITS[budget.unit],
         "relation": budget.relation,
-        "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
+        "budget": {
+            "epsilon": budget.epsilon,
+            "delta": budget.delta,
+            "slack_reserve": budget.slack_reserve,
+            "accounting": budget.accounting,
+        },
         "guarded_view": str(budget.view),
     }
 
@@ -175,8 +189,8 @@ def _view(book: Book, view: View) -> dict[str, Any]:
 
 
 def _tight(book: Book, view: View, delta: float) -> dict[str, Any] | None:
-    epsilon = tight_epsilon(book.rounds.values(), view, delta)
-    return None if epsilon is None else epsilon_value(epsilon)
+    bounds = tight_bounds(book.rounds.values(), view, delta)
+    return None if bounds is None else {"lower": epsilon_value(bounds.lower), "upper": epsilon_value(bounds.upper)}
 
 
 def _gdp(total: Total, delta: float) -> dict[str, Any] | None:

@@ -1,84 +1,47 @@
-"""The tight estimate beside the guaranteed epsilon: exact for Gaussian rounds, by privacy losses for sampled ones.
+"""The tight estimate beside the guaranteed epsilon, for a ledger's rounds as they stand.
 
-It holds for the rounds as they stand, had their schedule been fixed before the first answer. The guaranteed epsilon is
-what a budget enforces, whatever was chosen on the way; the distance between the two is the price of that, and of the
-conversion from Renyi divergences.
+It holds for a schedule that was fixed before its first answer. The guaranteed epsilon is what a budget enforces,
+whatever was chosen on the way; the distance between the two is the price of that and of Renyi accounting.
 """
 
 from __future__ import annotations
 
 import collections
-import math
+import dataclasses
 from collections.abc import Iterable
+from typing import Final
 
-from privfed_accounting.charge import Charge, Total
+from privfed_accounting.fixed_schedule import schedule_bounds
+from privfed_accounting.pld import Bracket
 from privfed_accounting.records import RoundRecord, seen_view
-from privfed_accounting.round_charge import hides_sample, unknown_noise
+from privfed_accounting.round_plan import RoundPlan
 from privfed_accounting.views import View
 
-# Different (noise, rate) pairs to transform, at about 20 ms each; beyond it no estimate is given.
-MOST_KINDS = 200
+# Kinds of sampled rounds to transform, at some 20 ms each; beyond it no estimate is given.
+MOST_KINDS: Final = 200
+
+_WORDS: Final = {"run": "", "purpose": "", "query": "", "plan_digest": "", "query_digest": "", "software": ""}
 
 
-def tight_epsilon(records: Iterable[RoundRecord], view: View, delta: float, *, realised: bool = False) -> float | None:
-    """Tight epsilon at delta of a ledger's rounds in a view, all error terms counted; None where none is known.
+def tight_bounds(records: Iterable[RoundRecord], view: View, delta: float) -> Bracket | None:
+    """Lower and upper bound on epsilon at delta in a view, of rounds fixed in advance, at their guaranteed cost.
 
     Args:
         records: rounds as in `Ledger.rounds`; void ones cost nothing.
         view: whose eyes; of trusted rounds the operator's are those of the view `unmasked`.
         delta: 0 < delta < 1.
-        realised: with the survivors there were.
 
     Returns:
-        Upper bound by privacy-loss distributions; for unsampled Gaussian rounds the exact value. None with Skellam
-        noise, whose tight composition is not known here, and with more than 200 kinds of sampled rounds. Infinity
-        where a round was not private, or delta is below what the method can tell.
+        None where no tight method is known (`schedule_bounds`) or there are more than 200 kinds of sampled rounds.
     """
-    charged = [record for record in records if record.status != "void"]
-    charges = [record.charge(seen_view(record.plan, view), realised=realised) for record in charged]
-    if not all(charge.private for charge in charges):
-        return math.inf
-    if any(record.plan.mechanism == "skellam" for record in charged):
-        return None
-    if not any(charge.rdp for charge in charges):
-        return Total.of(charges).epsilon(delta)
-    kinds = collections.Counter(_kind(record, view, realised=realised) for record in charged)
-    if len(kinds) > MOST_KINDS:
-        return None
-    return _by_losses(kinds, Total.of(_terms_only(charge) for charge in charges), delta)
-
-
-Kind = tuple[float, float, bool]  # rate, mu, cohorts of fixed size
-
-
-def _kind(record: RoundRecord, view: View, *, realised: bool) -> Kind:
-    plan, seen = record.plan, seen_view(record.plan, view)
-    survivors = record.survivors if realised or record.broke_guarantee else None
-    mu = plan.l2_sensitivity / math.sqrt(unknown_noise(plan, seen, survivors).variance)
-    if not hides_sample(plan, seen):
-        return 1.0, mu, False
-    return plan.sampling.rate, mu, plan.sampling.kind == "fixed_size"
-
-
-def _terms_only(charge: Charge) -> Charge:
-    return Charge(0.0, charge.epsilon_slack, charge.delta_tail, charge.sampler_distance)
-
-
-def _by_losses(kinds: dict[Kind, int], terms: Total, delta: float) -> float:
-    """Epsilon of the ideal rounds at what the error terms leave of delta, and their slack."""
-    from privfed_accounting.pld import LossLedger
-
-    ledger = LossLedger()
-    for (rate, mu, replacing), rounds in sorted(kinds.items()):
-        ledger.compose(rate=rate, mu=mu, rounds=rounds, replacing=replacing)
-    slack, epsilon = terms.epsilon_slack, 0.0
-    for _ in range(20):  # what the terms take grows with epsilon, which grows with what they take
-        factor = math.exp(min(epsilon, 700.0))
-        room = (delta - factor * terms.delta_tail - (1.0 + factor) * terms.sampler_distance) * math.exp(-slack)
-        if not room > 0.0:
-            return math.inf
-        found = slack + ledger.epsilon(room)
-        if found <= epsilon or not math.isfinite(found):
-            return found
-        epsilon = found * (1.0 + 1e-12)
-    return math.inf
+    kinds: collections.Counter[tuple[RoundPlan, View, int | None]] = collections.Counter()
+    for record in records:
+        if record.status != "void":
+            survivors = record.survivors if record.broke_guarantee else None
+            kinds[dataclasses.replace(record.plan, **_WORDS), seen_view(record.plan, view), survivors] += 1
+    views = {seen for _, seen, _ in kinds}
+    sampled = sum(plan.sampling.kind != "none" for plan, _, _ in kinds)
+    if len(views) > 1 or sampled > MOST_KINDS:
+        return None  # trusted and masked rounds in one ledger: two adversaries' knowledge, and no one schedule
+    seen = views.pop() if views else view
+    return schedule_bounds(((plan, survivors, count) for (plan, _, survivors), count in kinds.items()), seen, delta)

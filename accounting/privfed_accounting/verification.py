@@ -9,24 +9,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from privfed_accounting import second_route
-from privfed_accounting.budget import Budget, leak
+from privfed_accounting.budget import Budget
 from privfed_accounting.chain import Entry, read_chain
 from privfed_accounting.errors import CorruptLedger
+from privfed_accounting.filters import exceeded
 from privfed_accounting.fine_grid import TAIL_EXPONENT
 from privfed_accounting.ledger import Ledger
 from privfed_accounting.marks import ledger_marks
+from privfed_accounting.rdp import ORDERS
 from privfed_accounting.records import Book, RoundRecord, seen_view
+from privfed_accounting.second_route_plans import PlanCost, joint_epsilon, plan_cost
 from privfed_accounting.signing import Head, HeadSignature, public_key_text
 from privfed_accounting.storage import Storage, file_of, open_storage
 from privfed_accounting.verdict import AGREEMENT, Recomputed, SignedHead, Verification
 from privfed_accounting.views import View, standard_views
 
+_NUMBERS = ("mu2", "epsilon_slack", "delta_tail", "sampler_distance")
+
 
 @dataclass
-class _Findings:
+class Findings:
+    """What a check found so far; `views` at its end."""
+
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    views: tuple[Recomputed, ...] = ()
 
 
 def verify(
@@ -64,7 +71,7 @@ def verify(
 
         return verify_report(Path(ledger), anchors=_anchors(expected_head, anchors), peer=peer)
     wanted, known = _anchors(expected_head, anchors), _known_keys(keys)
-    findings, book = _Findings(), Book()
+    findings, book = Findings(), Book()
     if isinstance(ledger, Ledger):
         database, own = ledger._database, False
     else:
@@ -72,9 +79,7 @@ def verify(
     _walk(database, book, findings, own=own)
     _check_anchors(book, wanted, findings)
     signatures = _check_signatures(book, known, findings)
-    _check_caps(book, findings)
-    _check_rounds(book, findings)
-    recomputed = _recompute(book, findings, views)
+    _check_numbers(book, views, findings)
     trusted = [each.signs for each in signatures if each.genuine and (known is None or each.signer is not None)]
     counts = [record.status for record in book.rounds.values()]
     return Verification(
@@ -87,7 +92,7 @@ def verify(
         identifier=book.identifier,
         budget=None if book.budget is None else str(book.budget),
         delta=None if book.budget is None else book.budget.delta,
-        views=recomputed,
+        views=findings.views,
         rounds=len(counts),
         settled=counts.count("settled"),
         void=counts.count("void"),
@@ -95,14 +100,29 @@ def verify(
         signatures=signatures,
         signed_through=max(trusted, default=0),
         anchors=tuple(map(str, wanted)),
-        peer=_peer(book) if peer and book.budget is not None else None,
+        peer=peer_of(book) if peer else None,
     )
 
 
-def _peer(book: Book) -> dict[str, Any]:
-    """dp-accounting's epsilon in the guarded view, beside ours."""
+def check_book(book: Book, views: Iterable[str | View] | None = None) -> Findings:
+    """Check charges, epsilons and caps of rounds whose chain is no matter here, as of a report's."""
+    findings = Findings()
+    _check_numbers(book, views, findings)
+    return findings
+
+
+def _check_numbers(book: Book, views: Iterable[str | View] | None, findings: Findings) -> None:
+    _check_caps(book, findings)
+    _check_rounds(book, findings)
+    findings.views = _recompute(book, findings, views)
+
+
+def peer_of(book: Book) -> dict[str, Any] | None:
+    """dp-accounting's epsilon in the guarded view beside ours; None without a budget."""
     from privfed_accounting.export import compare
 
+    if book.budget is None:
+        return None
     return dataclasses.asdict(compare(book.read()))  # type: ignore[arg-type]  # rounds are all that compare reads
 
 
@@ -123,7 +143,7 @@ def chosen_views(book: Book) -> tuple[View, ...]:
     return standard_views(guarded.t if guarded.kind == "colluders" else fewest // 5)
 
 
-def _walk(database: Storage, book: Book, findings: _Findings, *, own: bool) -> None:
+def _walk(database: Storage, book: Book, findings: Findings, *, own: bool) -> None:
     """Read the whole chain into the book; stop at the first entry that is not as it was written."""
     try:
         if own:
@@ -157,7 +177,7 @@ def _anchors(expected: str | None, more: Iterable[str | Head | HeadSignature]) -
     return [Head.parse(each) if isinstance(each, str) and ":" in each else each for each in given]
 
 
-def _check_anchors(book: Book, anchors: list[str | Head | HeadSignature], findings: _Findings) -> None:
+def _check_anchors(book: Book, anchors: list[str | Head | HeadSignature], findings: Findings) -> None:
     for anchor in anchors:
         head = anchor.head if isinstance(anchor, HeadSignature) else anchor
         if isinstance(anchor, HeadSignature) and not anchor.valid:
@@ -182,7 +202,7 @@ def _known_keys(keys: Mapping[str, Any] | Iterable[Any] | None) -> dict[str, str
     return {text: text for text in map(public_key_text, keys)}
 
 
-def _check_signatures(book: Book, known: dict[str, str] | None, findings: _Findings) -> tuple[SignedHead, ...]:
+def _check_signatures(book: Book, known: dict[str, str] | None, findings: Findings) -> tuple[SignedHead, ...]:
     found = tuple(
         SignedHead(
             entry=each.entry,
@@ -205,7 +225,7 @@ def _check_signatures(book: Book, known: dict[str, str] | None, findings: _Findi
     return found
 
 
-def _check_coverage(book: Book, last: int, findings: _Findings) -> None:
+def _check_coverage(book: Book, last: int, findings: Findings) -> None:
     if not last:
         findings.problems.append("no entry is signed by any of the keys given: ask for the ledger that they signed")
         return
@@ -216,17 +236,19 @@ def _check_coverage(book: Book, last: int, findings: _Findings) -> None:
         )
 
 
-def _apply(book: Book, entry: Entry, findings: _Findings) -> None:
+def _apply(book: Book, entry: Entry, findings: Findings) -> None:
     """Take one entry, and hold the filter to its promise at every reservation."""
     book.apply(entry)
     caps = book.allowance
-    if caps is None or entry.kind != "reserve":
+    if book.budget is None or caps is None or entry.kind != "reserve":
         return
-    if book.guarded.mu2 > caps.mu2_cap or book.guarded.epsilon_slack > caps.epsilon_slack:
-        findings.problems.append(f"entry {entry.seq} was accepted although it passes the budget")
+    excesses = exceeded(book.guarded, book.budget, caps)
+    if excesses:
+        what = "; ".join(map(str, excesses))
+        findings.problems.append(f"entry {entry.seq} was accepted although it passes the budget ({what})")
 
 
-def _check_caps(book: Book, findings: _Findings) -> None:
+def _check_caps(book: Book, findings: Findings) -> None:
     """The caps in the first entry must be those of the budget, and the total must keep to them."""
     budget, caps = book.budget, book.allowance
     if budget is None or caps is None:
@@ -237,29 +259,38 @@ def _check_caps(book: Book, findings: _Findings) -> None:
         if not abs(stored - again) <= AGREEMENT * again:
             findings.problems.append(f"entry 1 caps {name} at {stored!r}, the budget affords {again!r}")
     total = book.guarded
-    over = total.mu2 > caps.mu2_cap or total.epsilon_slack > caps.epsilon_slack
-    if over or leak(total, budget.epsilon) > caps.delta_leak:
+    excesses = exceeded(total, budget, caps)
+    if excesses:
         findings.problems.append(
-            f"the budget of {budget} is overspent: epsilon is {total.epsilon(budget.delta):.6g} at its delta"
+            f"the budget of {budget} is overspent ({excesses[0]}): epsilon is {total.epsilon(budget.delta):.6g} at its "
+            "delta"
         )
 
 
-def _check_rounds(book: Book, findings: _Findings) -> None:
+def _check_rounds(book: Book, findings: Findings) -> None:
     for record in book.rounds.values():
         _check_charge(record, book.view, findings)
     findings.warnings.extend(str(mark) for mark in ledger_marks(book))
 
 
-def _check_charge(record: RoundRecord, view: View, findings: _Findings) -> None:
+def _check_charge(record: RoundRecord, view: View, findings: Findings) -> None:
     """The stored charge against the second route's; to be below it is what must not happen."""
-    again = round_cost(record, view, record.plan.guaranteed_shares)
+    again = round_cost(record, view, None)
     stored = record.reserved_charge
     if again is None or not stored.private:
         if (again is None) == stored.private:
             findings.problems.append(f"entry {record.entry} charges {stored}, the second route says otherwise: {again}")
         return
-    for name, second in dataclasses.asdict(again).items():
-        first = getattr(stored, name)
+    if stored.cohort != again.cohort or len(stored.rdp) != len(again.rdp):
+        findings.problems.append(
+            f"entry {record.entry} charges cohort {stored.cohort!r} and {len(stored.rdp)} divergences, the second "
+            f"route finds {again.cohort!r} and {len(again.rdp)}"
+        )
+        return
+    pairs = {name: (getattr(stored, name), getattr(again, name)) for name in _NUMBERS}
+    orders = zip(ORDERS, stored.rdp, again.rdp, strict=False)
+    pairs |= {f"the divergence of order {order}": (first, second) for order, first, second in orders}
+    for name, (first, second) in pairs.items():
         # Terms below 1e-290 are floors against underflow, and no two routes agree on dust.
         if not (second * (1.0 - AGREEMENT) <= first <= second * (1.0 + AGREEMENT) + 1e-290):
             findings.problems.append(
@@ -267,22 +298,12 @@ def _check_charge(record: RoundRecord, view: View, findings: _Findings) -> None:
             )
 
 
-def round_cost(record: RoundRecord, view: View, survivors: int) -> second_route.Cost | None:
-    """Cost of a round by the second route; None if it is infinite."""
-    plan, shares = record.plan, view.noise_shares(survivors)
-    if not plan.private or shares == 0:
-        return None
-    return second_route.round_cost(
-        l2_sensitivity=plan.l2_sensitivity,
-        dimension=plan.dimension,
-        share_sigma=plan.share_sigma,
-        shares=shares,
-        sampler_distance=plan.sampler_distance,
-        exponent=TAIL_EXPONENT,
-    )
+def round_cost(record: RoundRecord, view: View, survivors: int | None) -> PlanCost | None:
+    """Cost of a round by the second route, at what the plan guarantees if survivors is None; None if it is infinite."""
+    return plan_cost(record.plan.as_dict(), str(view), survivors, exponent=TAIL_EXPONENT, orders=ORDERS)
 
 
-def _recompute(book: Book, findings: _Findings, views: Iterable[str | View] | None) -> tuple[Recomputed, ...]:
+def _recompute(book: Book, findings: Findings, views: Iterable[str | View] | None) -> tuple[Recomputed, ...]:
     if book.budget is None:
         return ()
     wanted = chosen_views(book) if views is None else tuple(View.parse(view) for view in views)
@@ -306,11 +327,9 @@ def _recompute_view(book: Book, budget: Budget, view: View) -> Recomputed:
 def _second_epsilon(book: Book, budget: Budget, view: View, *, realised: bool) -> float:
     costs = []
     for record in book.charged():
-        fewest = record.plan.guaranteed_shares
-        survivors = fewest if record.survivors is None else record.survivors
-        seen = seen_view(record.plan, view)
-        cost = round_cost(record, seen, survivors if realised else min(survivors, fewest))
+        survivors = record.survivors if realised or record.broke_guarantee else None
+        cost = round_cost(record, seen_view(record.plan, view), survivors)
         if cost is None:
             return math.inf
         costs.append(cost)
-    return second_route.total_epsilon(costs, budget.delta)
+    return joint_epsilon(costs, budget.delta, orders=ORDERS)

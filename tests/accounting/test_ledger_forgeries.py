@@ -79,7 +79,7 @@ def test_an_edited_removed_or_reordered_entry_is_found_and_named(
         (1, lambda e: Entry(e.seq, "note", e.time, e.previous, e.body), "entry 1 .* 'open' comes first"),
         (1, body(format="other"), "entry 1 is of format 'other'"),
         (1, body(budget={"epsilon": 4.0}), "entry 1 .* makes no sense"),
-        (1, lambda e: body(budget={**e.body["budget"], "relation": "replace"})(e), "entry 1 has a budget"),
+        (1, lambda e: body(budget={**e.body["budget"], "relation": "replace"})(e), "entry 1 .* reads back differently"),
         (4, lambda e: Entry(e.seq, "gift", e.time, e.previous, e.body), "entry 4 has kind 'gift'"),
         (4, lambda e: Entry(e.seq, e.kind, "yesterday", e.previous, e.body), "entry 4 has time 'yesterday'"),
         (4, lambda e: Entry(9, e.kind, e.time, e.previous, e.body), "entry 4 is stored as reserve number 4"),

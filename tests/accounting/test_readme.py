@@ -31,7 +31,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 
 def test_the_kinds_are_explained() -> None:
-    assert tuple(re.findall(r"^\| `(\w+)` \| (?:format|plan|entry|text)", PAGE, re.MULTILINE)) == KINDS
+    assert tuple(re.findall(r"^\| `(\w+)` \| (?:format|plan|entry|text|head|from)", PAGE, re.MULTILINE)) == KINDS
 
 
 def test_the_slack_of_ten_thousand_rounds() -> None:

@@ -10,7 +10,16 @@ from typing import Any
 import jsonschema
 import pytest
 
-from privfed_accounting import Budget, GuaranteeBroken, Ledger, report_data
+from privfed_accounting import (
+    Budget,
+    GuaranteeBroken,
+    Ledger,
+    ParameterError,
+    Sampling,
+    gaussian_epsilon,
+    report_data,
+    verify,
+)
 from privfed_accounting.marks import SEVERITIES
 from privfed_accounting.reporting import epsilon_value
 from tests.accounting.plans import BUDGET, Clock, open_plan, plan
@@ -52,7 +61,15 @@ def test_a_plain_run(tmp_path: Path) -> None:
         assert data["spending"]["guaranteed"]["epsilon"] == ledger.epsilon()
     assert data == checked(report_data(path)) == checked(report_data(str(path))), "the ledger alone decides"
     assert data["marks"] == []
-    assert data["setting"]["budget"] == {"epsilon": 4.0, "delta": 1e-6}
+    assert data["setting"]["budget"] == {
+        "epsilon": 4.0,
+        "delta": 1e-6,
+        "slack_reserve": None,
+        "accounting": "gaussian",
+    }
+    assert data["setting"]["mechanisms"] == ["discrete_gaussian"]
+    assert [each["policy"] for each in data["setting"]["drop_outs"]] == ["provision"]
+    assert data["empirical"] is None
     assert data["setting"]["relation"] == "add/remove"
     assert data["spending"]["fraction"] == pytest.approx(0.5, rel=1e-6, abs=0.0)
     assert (data["spending"]["settled"], data["spending"]["bytes_up"]) == (2, 20)
@@ -146,6 +163,94 @@ def test_an_overspent_budget_is_not_hidden() -> None:
         data = checked(report_data(ledger))
     assert data["spending"]["fraction"] > 2.0
     assert not data["verification"]["ok"]
+
+
+def test_the_tight_bounds_and_mu_gdp_stand_beside_the_guaranteed_value() -> None:
+    """Of plain Gaussians all three are one, up to the error terms; each at every delta."""
+    with a_ledger() as ledger:
+        data = checked(report_data(ledger))
+    for view in data["views"]:
+        for each in (view, *view["at_deltas"]):
+            assert each["tight"]["upper"]["epsilon"] == pytest.approx(each["guaranteed"]["epsilon"], rel=1e-9, abs=0.0)
+            assert each["tight"]["lower"]["epsilon"] == pytest.approx(each["guaranteed"]["epsilon"], rel=1e-6, abs=0.0)
+        for each in view["at_deltas"]:
+            again = math.sqrt(sum(release["charge"]["mu2"] for release in data["releases"]))
+            if view["view"] == "server":
+                assert view["mu_guaranteed"] == pytest.approx(again)
+                assert each["gdp"]["epsilon"] == pytest.approx(gaussian_epsilon(each["delta"], again))
+    terms = {term["name"]: term for term in data["error_terms"]["terms"]}
+    assert terms["conversion"]["value"] == pytest.approx(0.0, abs=1e-9)
+    assert terms["sampler distance"]["value"] == data["error_terms"]["sampler_distance"]
+    assert terms["wrap-around"]["value"] is None
+
+
+def test_a_sampled_run_has_a_tight_estimate_below_the_guaranteed_value() -> None:
+    budget = Budget(4.0, 1e-6, view="released", accounting="renyi")
+    sampling = Sampling.poisson(0.25, unit="record")
+    with Ledger.open(None, budget=budget, clock=Clock()) as ledger:
+        for _ in range(4):
+            entry = ledger.reserve(plan(mu2=0.25, sampling=sampling))
+            ledger.settle(entry, participants=50, survivors=40, bytes_up=1, facts={"wrap_probability": 1e-5})
+        data = checked(report_data(ledger, views=["released", "unmasked"]))
+    released = data["views"][0]
+    tight, guaranteed = released["tight"], released["guaranteed"]["epsilon"]
+    assert tight["lower"]["epsilon"] <= tight["upper"]["epsilon"] < guaranteed
+    assert tight["upper"]["epsilon"] > 0.7 * guaranteed
+    assert released["at_deltas"][0]["gdp"] is None
+    terms = {term["name"]: term["value"] for term in data["error_terms"]["terms"]}
+    assert terms["conversion"] == pytest.approx(guaranteed - tight["upper"]["epsilon"])
+    assert terms["wrap-around"] == pytest.approx(4e-5)
+    assert data["releases"][0]["sampling"]["rate"] == 0.25
+    assert data["setting"]["sampling"][0]["kind"] == "poisson"
+    assert len(data["releases"][0]["charge"]["rdp"]) > 10
+    assert data["verification"]["ok"]
+
+
+def test_skellam_rounds_say_their_event_and_claim_no_tight_estimate() -> None:
+    budget = Budget(8.0, 1e-6, accounting="renyi")
+    coarse = {"mechanism": "skellam", "l2_sensitivity": 40.0, "l1_sensitivity": 160.0, "share_sigma": 32.0, "bits": 16}
+    with Ledger.open(None, budget=budget, clock=Clock()) as ledger:
+        ledger.reserve(plan(**coarse))
+        data = checked(report_data(ledger, views=["server"]))
+    event, row = data["releases"][0]["zcdp"], data["releases"][0]["charge"]["rdp"]
+    assert row[0] == pytest.approx(2 * event["rho"] + event["xi"])
+    assert data["views"][0]["tight"] is None
+
+
+def test_trusted_mode_is_not_shown_as_masked() -> None:
+    """The budget counts as if masks were on; the operator's views tell what it saw."""
+    with Ledger.open(None, budget=BUDGET, clock=Clock()) as masked:
+        masked.reserve(plan(mu2=0.05))
+        honest = checked(report_data(masked))
+    with Ledger.open(None, budget=BUDGET, clock=Clock()) as ledger:
+        ledger.reserve(plan(mu2=0.05, protection="trusted"))
+        data = checked(report_data(ledger))
+        assert data["spending"]["guaranteed"] == honest["spending"]["guaranteed"]
+        verdict = verify(ledger)
+    views = {view["view"]: view for view in data["views"]}
+    for name in ("server", "colluders(7)"):
+        assert views[name]["guaranteed"] == views["unmasked"]["guaranteed"]
+        assert views[name]["charged"] == {each["view"]: each for each in honest["views"]}[name]["guaranteed"]
+        shown = {each.view: each for each in verdict.views}[name]
+        assert shown.guaranteed == views["unmasked"]["guaranteed"]["epsilon"]
+        assert shown.agrees
+    for name in ("released", "client"):
+        assert views[name]["guaranteed"] == views[name]["charged"]
+
+
+def test_what_an_audit_found_stands_beside_the_claim() -> None:
+    found = {
+        "audit": "privacy",
+        "claimed": {"epsilon": 2.7, "delta": 1e-6, "view": "released", "unit": "record"},
+        "lower_bound": {"epsilon": 0.4, "confidence": 0.95, "method": "one run", "canaries": 1000},
+        "caveat": "a lower bound",
+    }
+    with a_ledger() as ledger:
+        data = checked(report_data(ledger, empirical=found))
+        assert data["empirical"] == found
+        assert any("smoke test" in line for line in data["meaning"])
+        with pytest.raises(ParameterError):
+            report_data(ledger, empirical={"epsilon": math.nan})
 
 
 def test_epsilon_encoding() -> None:
