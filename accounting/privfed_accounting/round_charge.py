@@ -95,9 +95,9 @@ def round_charge(plan: RoundPlan, view: View, survivors: int | None = None) -> C
 
 
 def round_event(plan: RoundPlan, view: View, survivors: int | None = None) -> ZCdp | None:
-    """(rho, xi) of an unsampled Skellam round in a view; None for every other round."""
+    """(rho, xi) of a Skellam round in a view, as if nothing were sampled; None for every other round."""
     noise = unknown_noise(plan, view, survivors)
-    if plan.mechanism != "skellam" or noise.shares == 0 or hides_sample(plan, view):
+    if plan.mechanism != "skellam" or noise.shares == 0:
         return None
     return skellam_event(
         l1_sensitivity=plan.l1_sensitivity, l2_sensitivity=plan.l2_sensitivity, variance=noise.variance
