@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from privfed import Budget, LocalFederation, Loss
+from privfed import Budget, FederationError, LocalFederation, Loss
 from privfed.statistics.moments import VectorSum
+from privfed_protocols import PeerProtocolError, Server, bitmap
+from privfed_protocols.labels import VERSION
+from privfed_protocols.messages import Masked, Survivors, encode
 
 CLIENTS, TOLERATED, WIDTH = 8, 3, 40_000
 BUDGET = Budget(epsilon=2.0, delta=1e-5, unit="client", accounting="renyi")
@@ -74,3 +78,110 @@ def test_surplus_that_is_not_given_back_stays_and_is_told(late) -> None:
     assert result.noise_std["sum"] == pytest.approx(expected, rel=1e-9)
     assert within(spread(result), expected)
     assert not within(spread(result), math.sqrt(total))
+
+
+@pytest.mark.parametrize("security", ["semi-honest", "malicious"])
+@pytest.mark.parametrize("lost", [0, 2])
+def test_the_protocol_carries_the_target(lost, security) -> None:
+    """Through masks and signatures; a late client keeps its surplus in, and the release says so."""
+    clients, width = 10, 20_000
+    rows = {f"c{i}": np.zeros((1, width)) for i in range(clients)}
+    losses = [*(Loss(f"c{i}", "masked") for i in range(lost)), *([Loss("c9", "unmask")] if lost else [])]
+    options = {"drop_outs": "exact", "dropout": 0.3, "max_records": 1, "security": "semi-honest", "noise_seed": 8}
+    if security == "malicious":
+        options |= {"security": security, "dropout": 0.2}
+        losses = losses[:2]
+    with LocalFederation(rows, budget=BUDGET, losses=losses, **options) as federation:
+        result = federation.release(VectorSum(width, 1.0), share=0.5)
+    assert result.kept_surplus == (1 if len(losses) == 3 else 0)
+    assert within(spread(result), result.noise_std["sum"], width)
+    assert not within(spread(result), 1.035 * result.noise_std["sum"], width)
+
+
+class Understating(Server):
+    """Claims that a lost client is still there, so that survivors give more noise back than they should."""
+
+    attempts: ClassVar[list[str]] = []
+
+    def close_inputs(self):
+        current, invented = self._require_round(), []
+        for index in set(current.participants) - set(current.masked):
+            identity = self._require_roster().identities[index]
+            size = sum(spec.nbytes for spec in self._offer.vectors)
+            forged = encode(Masked(VERSION, self._epoch, current.number, memoryview(bytes(size))))
+            try:
+                self.receive(identity, forged)
+                self.attempts.append("taken")
+                invented.append(identity)
+            except PeerProtocolError as error:
+                self.attempts.append(type(error).__name__)
+        return {name: message for name, message in super().close_inputs().items() if name not in invented}
+
+
+def attacked(server, monkeypatch, *, security):
+    monkeypatch.setattr("privfed.engines.secure.Server", server)
+    rows = {f"c{i}": np.zeros((1, 500)) for i in range(10)}
+    federation = LocalFederation(
+        rows,
+        budget=BUDGET,
+        drop_outs="exact",
+        dropout=0.2,
+        losses=[Loss("c3", "masked")],
+        max_records=1,
+        security=security,
+        noise_seed=2,
+    )
+    return federation, lambda: federation.release(VectorSum(500, 1.0), share=0.5)
+
+
+def test_a_server_that_understates_drop_outs_opens_nothing(monkeypatch) -> None:
+    """It invents an input of the lost client: the survivors give all surplus back, but the lost client's pairwise masks
+    stay in the sum, because nobody hands out the key of a client that is said to be there."""
+    Understating.attempts = []
+    federation, ask = attacked(Understating, monkeypatch, security="semi-honest")
+    result = ask()
+    assert Understating.attempts == ["taken"]
+    ring = 2.0**result.plan.bits / result.plan.scale
+    assert np.std(result["sum"]) == pytest.approx(ring / math.sqrt(12), rel=0.15)  # uniform: it learned nothing
+    assert federation.remaining_share < 1.0
+
+
+def test_signed_inputs_cannot_be_invented(monkeypatch) -> None:
+    Understating.attempts = []
+    _, ask = attacked(Understating, monkeypatch, security="malicious")
+    result = ask()
+    assert len(Understating.attempts) == 1
+    assert "taken" not in Understating.attempts
+    assert result.survivors == 9
+    plan = result.plan
+    assert result.noise_std["sum"] == pytest.approx(plan.terms.noise_multiplier * plan.l2_sensitivity / plan.scale)
+    assert within(spread(result), result.noise_std["sum"], 500)
+
+
+class TwoFaced(Server):
+    """Shows one half of the survivors the lost client as well: two numbers of drop-outs, two sets of seeds."""
+
+    asked_to_unmask = 0
+
+    def close_inputs(self):
+        mail = dict(super().close_inputs())
+        everybody = bitmap.pack(self._require_round().participants, self._require_roster().n)
+        body = encode(Survivors(VERSION, self._epoch, self._require_round().number, everybody))
+        lie = self._dressed(Survivors, body, epoch=self._epoch)
+        return {identity: lie if place % 2 else told for place, (identity, told) in enumerate(mail.items())}
+
+    def _check_signature(self, index, signature, signed):
+        """Take any: an honest server refuses a signature over another set; this one passes it on."""
+
+    def close_unmask(self, **options):
+        type(self).asked_to_unmask += 1
+        return super().close_unmask(**options)
+
+
+def test_survivors_must_agree_before_any_seed_goes_out(monkeypatch) -> None:
+    TwoFaced.asked_to_unmask = 0
+    federation, ask = attacked(TwoFaced, monkeypatch, security="malicious")
+    with pytest.raises(FederationError, match=r"signature|quorum|survivors"):
+        ask()
+    assert TwoFaced.asked_to_unmask == 0
+    assert federation.ledger.rounds()[0].status in ("void", "reserved")
