@@ -48,6 +48,20 @@ class BudgetFacts(msgspec.Struct, frozen=True):
     delta: float
 
 
+class DropOutPolicy(msgspec.Struct, frozen=True):
+    """What the noise does about clients that drop out."""
+
+    policy: str
+    means: str
+
+
+class Sampler(msgspec.Struct, frozen=True):
+    """How units were chosen."""
+
+    kind: str
+    means: str
+
+
 class Setting(msgspec.Struct, frozen=True):
     """What is protected, and in whose eyes."""
 
@@ -57,6 +71,8 @@ class Setting(msgspec.Struct, frozen=True):
     relation: str | None
     budget: BudgetFacts | None
     guarded_view: str | None
+    drop_outs: list[DropOutPolicy]
+    sampling: list[Sampler]
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -68,12 +84,21 @@ class Mark(msgspec.Struct, frozen=True):
     entries: list[int]
 
 
+class Bounds(msgspec.Struct, frozen=True):
+    """An epsilon known from both sides."""
+
+    lower: Epsilon
+    upper: Epsilon
+
+
 class AtDelta(msgspec.Struct, frozen=True):
-    """Epsilons at another delta."""
+    """Epsilons at one delta; `gdp` is that of the Gaussian mechanism alone."""
 
     delta: float
     guaranteed: Epsilon
     realised: Epsilon
+    tight: Bounds | None
+    gdp: Epsilon | None
 
 
 class View(msgspec.Struct, frozen=True):
@@ -86,6 +111,8 @@ class View(msgspec.Struct, frozen=True):
     mu_realised: float | None
     guaranteed: Epsilon
     realised: Epsilon
+    charged: Epsilon
+    tight: Bounds | None
     at_deltas: list[AtDelta]
 
 
@@ -107,6 +134,16 @@ class Charge(msgspec.Struct, frozen=True):
     """What one round was charged in the guarded view."""
 
     mu2: float
+
+
+class SamplerNumbers(msgspec.Struct, frozen=True):
+    """The sampler of one round: `rate` for coins, `size` of `population` for cohorts."""
+
+    kind: Literal["none", "poisson", "fixed_size", "round_robin"]
+    unit: str
+    rate: float
+    size: int
+    population: int
 
 
 class ViewEpsilon(msgspec.Struct, frozen=True):
@@ -134,6 +171,8 @@ class Release(msgspec.Struct, frozen=True):
     query: str
     mechanism: str
     protection: str
+    drop_outs: Literal["provision", "exact"]
+    sampling: SamplerNumbers
     dimension: int
     bits: int
     planned_shares: int
@@ -164,6 +203,15 @@ class Note(msgspec.Struct, frozen=True):
     facts: dict[str, float | str | bool | None]
 
 
+class ErrorTerm(msgspec.Struct, frozen=True):
+    """One approximation, and what it counts in."""
+
+    name: str
+    counts_in: Literal["epsilon", "delta", "accuracy"]
+    value: float | None
+    explanation: str
+
+
 class ErrorTerms(msgspec.Struct, frozen=True):
     """What the epsilons contain beside the Gaussian's own."""
 
@@ -174,6 +222,33 @@ class ErrorTerms(msgspec.Struct, frozen=True):
     without_them: Epsilon
     with_them: Epsilon
     explanation: str
+    terms: list[ErrorTerm]
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What an audit held its finding against."""
+
+    epsilon: float
+    delta: float
+    view: str
+    unit: str
+
+
+class LowerBound(msgspec.Struct, frozen=True):
+    """What an audit found: epsilon is at least this, with a confidence."""
+
+    epsilon: float
+    confidence: float
+    method: str
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """An empirical lower bound beside the claim."""
+
+    audit: str
+    claimed: Claim
+    lower_bound: LowerBound
+    caveat: str
 
 
 class NotProtected(msgspec.Struct, frozen=True):
@@ -218,6 +293,7 @@ class ReportData(msgspec.Struct, frozen=True):
     releases: list[Release]
     notes: list[Note]
     error_terms: ErrorTerms
+    empirical: Audit | None
     meaning: list[str]
     not_protected: list[NotProtected]
     verification: Verdict
@@ -237,7 +313,7 @@ def parse(data: Mapping[str, Any]) -> ReportData:
     """
     try:
         parsed = msgspec.convert(data, ReportData)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise UsageError(
             f"the report data do not fit the schema: {error}: give what privfed_accounting.report_data returns"
         ) from None

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from privfed.report.blocks import Cell, Column, Command, Facts, Notice, Points, Section, Table
-from privfed.report.data import Release, ReportData, View, parse
+from privfed.report.data import Audit, Bounds, Release, ReportData, SamplerNumbers, View, parse
 from privfed.report.epsilons import per_round
 from privfed.report.scales import format_bytes, format_epsilon, format_number
 from privfed.report.verdict import Verdict, judge, notices
@@ -37,6 +37,8 @@ def privacy_report(data: Mapping[str, Any]) -> PrivacyReport:
     """
     report = parse(data)
     fine_print = [_releases(report), _error_terms(report), _not_protected(report), _verification(report)]
+    if report.empirical is not None:
+        fine_print.insert(1, _empirical(report.empirical))
     if report.notes:
         fine_print.insert(1, _notes(report))
     return PrivacyReport(
@@ -74,6 +76,8 @@ def _setting(report: ReportData) -> Section:
     items += [
         ("Protection", _distinct(report, "protection", PROTECTIONS)),
         ("Mechanism", _distinct(report, "mechanism", MECHANISMS)),
+        *(("Drop-outs", f"{one.policy}: {one.means}") for one in setting.drop_outs),
+        *(("Sampling", one.means) for one in setting.sampling),
         ("Noise from", _distinct(report, "noise_source", SOURCES)),
         ("Software", _distinct(report, "software", {})),
         ("Run", _distinct(report, "run", {})),
@@ -86,9 +90,12 @@ def _setting(report: ReportData) -> Section:
 PROTECTIONS = {
     "secure_aggregation": "secure aggregation: the server sees sums only",
     "trusted": "trusted: the server sees every client's vector",
+    "local": "local: no masks, each client's own noise protects it",
+    "central": "central: the operator sees every client's data and adds the noise",
 }
 MECHANISMS = {
     "discrete_gaussian": "discrete Gaussian, one share at each client, accounted exactly as a Gaussian",
+    "skellam": "Skellam on a coarse grid, one share at each client, accounted by Rényi divergences",
     "none": "none: sums without noise",
 }
 SOURCES = {"os": "the operating system's generator", "seeded": "a seed: whoever knows it can take the noise away"}
@@ -108,7 +115,7 @@ def _views(report: ReportData) -> Section:
             described(view),
             view.guaranteed.value,
             view.realised.value,
-            view.mu_guaranteed,
+            _bounds(view.tight),
         ]
         for view in report.views
     ]
@@ -122,11 +129,12 @@ def _views(report: ReportData) -> Section:
                 "who that is",
                 Column("guaranteed", "epsilon"),
                 Column("realised", "epsilon"),
-                Column("mu", "number"),
+                "tight",
             ),
             rows,
             note="Guaranteed: for the fewest survivors that each plan allowed; this is charged. Realised: with the"
-            " noise of those who did survive. Mu: the total as one Gaussian mechanism (mu-GDP), guaranteed.",
+            " noise of those who did survive. Tight: the guaranteed value from both sides, had the schedule been fixed"
+            " in advance.",
         ),
     ]
     if any(view.at_deltas for view in report.views):
@@ -135,20 +143,34 @@ def _views(report: ReportData) -> Section:
     return Section("Who sees what", tuple(blocks))
 
 
+def _bounds(tight: Bounds | None) -> str:
+    """Return an epsilon known from both sides as one number where four digits do not tell them apart."""
+    if tight is None:
+        return ""
+    lower, upper = format_number(tight.lower.value), format_epsilon(tight.upper.value)
+    near = math.isfinite(tight.upper.value) and tight.upper.value - tight.lower.value <= 1e-3 * tight.upper.value
+    return upper if near or lower == upper else f"{lower} to {upper}"
+
+
 def _at_deltas(views: list[View]) -> Table:
-    deltas = [one.delta for one in views[0].at_deltas]
-    columns: tuple[str | Column, ...] = (
-        "view",
-        *(Column(f"delta {format_number(delta, digits=2)}", "epsilon") for delta in deltas),
-    )
     rows: list[list[Cell]] = [
-        [view_name(view.view), *(one.guaranteed.value for one in view.at_deltas)] for view in views
+        [
+            view_name(view.view),
+            format_number(one.delta, digits=2),
+            one.guaranteed.value,
+            _bounds(one.tight),
+            None if one.gdp is None else one.gdp.value,
+            view.mu_guaranteed,
+        ]
+        for view in views
+        for one in view.at_deltas
     ]
     return Table(
-        "Guaranteed epsilon at other deltas",
-        columns,
+        "Guaranteed epsilon at several deltas",
+        ("view", "delta", Column("guaranteed", "epsilon"), "tight", Column("GDP", "epsilon"), Column("mu", "number")),
         rows,
-        note="A delta is a choice; the same noise gives every one of these.",
+        note="A delta is a choice; the same noise gives every one of these. GDP: of one Gaussian mechanism with the"
+        " total's mu, no error terms; without a value where a round is no plain Gaussian.",
     )
 
 
@@ -163,6 +185,8 @@ def _releases(report: ReportData) -> Section:
         " multiplier: standard deviation of the sum's noise at the guaranteed survivors over the sensitivity. Mu² is"
         f" what was charged, and epsilon so far what that comes to, in the view “{guarded}”."
     )
+    if all(release.sampling.kind == "none" for release in report.releases):
+        del columns["sample"]
     if {row["status"] for row in rows} == {"settled"}:
         del columns["status"]
         note += " All releases were settled."
@@ -174,6 +198,7 @@ RELEASE_COLUMNS: tuple[str | Column, ...] = (
     Column("round", "number"),
     "purpose",
     "status",
+    "sample",
     Column("dimension", "number"),
     Column("noise multiplier", "number"),
     Column("planned", "number"),
@@ -190,6 +215,7 @@ def _release(release: Release, guarded: str) -> dict[str, Cell]:
         "round": release.round,
         "purpose": release.purpose or release.query,
         "status": _status(release),
+        "sample": _sample(release.sampling),
         "dimension": release.dimension,
         "noise multiplier": release.noise_multiplier if release.private else None,
         "planned": release.planned_shares,
@@ -199,6 +225,15 @@ def _release(release: Release, guarded: str) -> dict[str, Cell]:
         "epsilon so far": release.epsilon(guarded).cumulative_guaranteed.value,
         "bytes up": None if release.bytes_up is None else format_bytes(release.bytes_up),
     }
+
+
+def _sample(sampler: SamplerNumbers) -> str:
+    if sampler.kind == "none":
+        return "all"
+    if sampler.kind == "poisson":
+        return f"{format_number(sampler.rate)} of the {sampler.unit}s"
+    turn = ", in turns" if sampler.kind == "round_robin" else ""
+    return f"{sampler.size:,} of {sampler.population:,} {sampler.unit}s{turn}"
 
 
 def _status(release: Release) -> str:
@@ -239,7 +274,26 @@ def _error_terms(report: ReportData) -> Section:
         ("term", Column("value", "number"), "meaning"),
         rows,
     )
-    return Section("Numerical error terms", (terms.explanation, table))
+    each: list[list[Cell]] = [[one.name, one.counts_in, one.value, one.explanation] for one in terms.terms]
+    kinds = Table("Where each approximation counts", ("term", "counts in", Column("value", "number"), "what"), each)
+    return Section("Numerical error terms", (terms.explanation, table, kinds))
+
+
+def _empirical(audit: Audit) -> Section:
+    claim, found = audit.claimed, audit.lower_bound
+    facts = Facts(
+        (
+            ("Claimed", f"epsilon {format_epsilon(claim.epsilon)} at delta {format_number(claim.delta)}"),
+            ("In the view", f"{view_name(claim.view)}, unit {claim.unit}"),
+            ("Found", f"epsilon at least {format_number(found.epsilon)}, confidence {_percent(found.confidence)}"),
+            ("Method", found.method),
+        )
+    )
+    return Section("What an audit found", (facts, audit.caveat))
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.4g} %"
 
 
 def _not_protected(report: ReportData) -> Section:

@@ -1,31 +1,19 @@
-"""What `privfed verify` says of a ledger: lines for people, JSON for pipelines."""
+"""What `privfed verify` says of a ledger, as lines for people."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
+from collections.abc import Mapping
 from typing import Any
 
 from privfed.report.scales import format_number
 from privfed_accounting import Verification
 
-__all__ = ["verification_data", "verification_text"]
-
-
-def verification_data(verification: Verification) -> dict[str, Any]:
-    """Return the verdict as JSON values; an infinite epsilon is null, as in the report, beside `"private": false`."""
-    data = dataclasses.asdict(verification)
-    for view in data["views"]:
-        view["private"] = math.isfinite(view["guaranteed"])
-        for name, value in view.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                view[name] = None
-    return data
+__all__ = ["verification_text"]
 
 
 def verification_text(verification: Verification) -> str:
     """Return the verdict as lines: what was read, the epsilons by two routes, warnings, problems, the verdict last."""
-    lines = [f"ledger   {verification.path or 'in memory'}"]
+    lines = [f"{verification.source:<9}{verification.path or 'in memory'}"]
     if verification.entries:
         lines += [
             f"budget   {verification.budget or 'none (no differential privacy)'}",
@@ -42,11 +30,31 @@ def verification_text(verification: Verification) -> str:
             for view in verification.views
         ]
         lines.append("")
+    lines += _signatures(verification)
+    if verification.peer is not None:
+        lines += [f"beside   {_one_line(line)}" for line in _peer(verification.peer)]
     if verification.entries:
         lines += [f"warning  {_one_line(warning)}" for warning in verification.warnings]
     lines += [f"problem  {_one_line(problem)}" for problem in verification.problems]
     lines.append("verdict  ok" if verification.ok else "verdict  NOT ok: do not rely on this ledger")
     return "\n".join(lines) + "\n"
+
+
+def _signatures(verification: Verification) -> list[str]:
+    lines = [f"anchor   {_one_line(anchor)}" for anchor in verification.anchors]
+    for one in verification.signatures:
+        whose = one.signer or f"key {one.public_key}, not among those given"
+        verdict = "" if one.genuine else ", NOT genuine"
+        lines.append(f"signed   entries to {one.signs} by the {one.role}, {_one_line(whose)}{verdict}")
+    return lines
+
+
+def _peer(peer: Mapping[str, Any]) -> list[str]:
+    """Return dp-accounting's numbers beside ours, whatever it could tell of these rounds."""
+    about = f"view {peer.get('view')}, delta {peer.get('delta')}"
+    numbers = {name.replace("_", " "): value for name, value in peer.items() if isinstance(value, float)}
+    numbers.pop("delta", None)
+    return [f"dp-accounting, {about}", *(f"  {name:<14}{_digits(value)}" for name, value in numbers.items())]
 
 
 def _row(view: str, *cells: str) -> str:

@@ -15,6 +15,8 @@ HEADINGS = {
     "no_budget": "No budget, no differential privacy",
     "non_private": "Sums were released without noise",
     "trusted": "Trusted mode: sums were formed in the clear",
+    "central": "Central noise: the operator saw every client's data",
+    "local": "Local noise: no secure aggregation",
     "seeded": "The noise came from a seed",
     "guarantee_broken": "A sum was opened with too little noise",
     "outcome_unknown": "Charged, but the outcome is unknown",
@@ -22,6 +24,7 @@ HEADINGS = {
 }
 RESERVATIONS = {
     "trusted": "sums were formed in the clear",
+    "central": "the operator saw every client's data",
     "seeded": "the noise can be computed again from its seed",
 }
 

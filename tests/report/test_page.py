@@ -31,7 +31,7 @@ from privfed.report import (
     write_report,
 )
 from privfed.report.page import KINDS
-from privfed_accounting import Ledger, report_data
+from privfed_accounting import Budget, Ledger, Sampling, report_data
 from tests.report.ledgers import BUDGET, HOSTILE, break_guarantee, clock, data, make, plan
 
 SCHEMA = Path(__file__).resolve().parents[2] / "accounting" / "report.schema.json"
@@ -208,6 +208,13 @@ def test_every_number_stands_in_its_own_column() -> None:
     for row, view in zip(views, given["views"], strict=True):
         assert row["guaranteed"] == shown(view["guaranteed"])
         assert row["realised"] == shown(view["realised"])
+        assert row["tight"] == shown(view["tight"]["upper"])
+    deltas = read["Guaranteed epsilon at several deltas"]
+    wanted = [(view, one) for view in given["views"] for one in view["at_deltas"]]
+    for row, (view, one) in zip(deltas, wanted, strict=True):
+        assert float(row["delta"]) == pytest.approx(one["delta"], rel=0.05)
+        assert row["guaranteed"] == shown(one["guaranteed"])
+        assert row["GDP"] == shown(one["gdp"])
         assert float(row["mu"]) == pytest.approx(view["mu_guaranteed"], rel=1e-3)
     rounds = read["Guaranteed epsilon after each round, by view"]
     assert len(rounds) == 12
@@ -375,7 +382,8 @@ def test_hostile_names_stay_names() -> None:
 
 def spoil(value: Any) -> None:
     """Put hostile text into every string of the data that is free text."""
-    fixed = {"view", "guarded_view", "status", "severity", "format", "code", "mechanism", "unit"}
+    fixed = {"view", "guarded_view", "status", "severity", "format", "code", "mechanism", "unit", "kind", "drop_outs"}
+    fixed |= {"counts_in"}
     if isinstance(value, dict):
         for key, item in value.items():
             if isinstance(item, str) and key not in fixed:
@@ -479,3 +487,48 @@ def test_cells_read_well() -> None:
 def test_blocks_cannot_be_changed_afterwards() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         everything()[0].title = "other"  # type: ignore[misc]
+
+
+AUDIT = {
+    "audit": "one run with canaries",
+    "claimed": {"epsilon": 4.0, "delta": 1e-5, "view": "released", "unit": "record"},
+    "lower_bound": {"epsilon": 0.31, "confidence": 0.95, "method": "Steinke et al. 2023, 400 canaries"},
+    "caveat": "A smoke test that the noise is there, never proof.",
+}
+
+
+def test_an_audit_stands_beside_the_claim() -> None:
+    with make() as ledger:
+        page = render_report(report_data(ledger, empirical=AUDIT))
+    assert "What an audit found" in page
+    assert "epsilon at least 0.31, confidence 95 %" in page
+    assert AUDIT["caveat"] in page
+    assert "What an audit found" not in render_report(data())
+
+
+@pytest.mark.parametrize(
+    ("sampling", "cell"),
+    [
+        (Sampling.poisson(0.02, unit="record"), "0.02 of the records"),
+        (Sampling.fixed_size(10, 50, unit="client"), "10 of 50 clients"),
+    ],
+)
+def test_a_sampled_release_says_how(sampling: Sampling, cell: str) -> None:
+    with Ledger.open(None, budget=Budget(epsilon=4.0, delta=1e-5, view="released", accounting="renyi")) as ledger:
+        entry = ledger.reserve(plan(40, sampling=sampling))
+        ledger.settle(entry, participants=19, survivors=19, bytes_up=1000)
+        page = render_report(report_data(ledger))
+    (row,) = tables(page)["Every release, in order"]
+    assert row["sample"] == cell
+
+
+@pytest.mark.parametrize(
+    ("protection", "headline"),
+    [("local", "with something to look at"), ("central", "the operator saw every client")],
+)
+def test_comparison_modes_are_told_at_the_top(protection: str, headline: str) -> None:
+    with Ledger.open(None, budget=Budget(epsilon=4.0, delta=1e-5, view="released")) as ledger:
+        entry = ledger.reserve(plan(40, protection=protection))
+        ledger.settle(entry, participants=19, survivors=19, bytes_up=1000)
+        page = render_report(report_data(ledger))
+    assert headline in page
