@@ -127,7 +127,9 @@ def privacy(
 
 def _print_privacy(audit: Mapping[str, Any], findings: Iterable[Finding]) -> None:
     bound, shown = audit["lower_bound"], audit["canary_clients"]
-    estimate = "infinite" if shown["estimate"] is None else f"{shown['estimate']:.3g}"
+    low, estimate, high = (
+        "infinite" if shown[name] is None else f"{shown[name]:.3g}" for name in ("low", "estimate", "high")
+    )
     table = Table(title="Epsilon: claimed and measured", title_justify="left")
     for column in ("unit", "claimed", "measured", "how"):
         table.add_column(column, justify="right" if column in ("claimed", "measured") else "left")
@@ -142,7 +144,7 @@ def _print_privacy(audit: Mapping[str, Any], findings: Iterable[Finding]) -> Non
         "client",
         f"{shown['claimed_epsilon']:.4g}",
         f"~ {estimate}",
-        f"estimate without a confidence; {shown['clients']} canary clients",
+        f"estimate, {low} to {high} within two standard errors; {shown['clients']} canary clients",
     )
     console = Console()
     console.print(table)

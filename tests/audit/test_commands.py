@@ -69,7 +69,7 @@ def test_the_privacy_audit_shows_the_claim_the_bound_and_the_caveat() -> None:
     out = run("privacy", "--epsilon", "4", *QUICK)
     words = " ".join(out.split())
     assert "lower bound at 95.0% confidence" in words
-    assert "estimate without a confidence; 8 canary clients" in words
+    assert "within two standard errors; 8 canary clients" in words
     assert CAVEAT in words
     assert "nothing found" in words
 

@@ -97,6 +97,22 @@ def test_the_trusted_mode_gives_the_same_audit_and_says_so() -> None:
     assert dataclasses.replace(trusted, protection=secure.protection, findings=secure.findings) == secure
 
 
+@pytest.mark.parametrize(
+    ("options", "accounting"),
+    [
+        ({"drop_outs": "exact", "dropout": 0.25}, "gaussian"),
+        ({"mode": "local"}, "gaussian"),
+        ({"bits": 28, "noise": "skellam"}, "renyi"),
+        ({"bits": 20, "max_records": 2000}, "renyi"),
+    ],
+    ids=str,
+)
+def test_other_regimes_keep_their_claims(options: dict[str, Any], accounting: Any) -> None:
+    found = audit(federation=functools.partial(LocalFederation, **options), accounting=accounting)
+    assert found.failed == ()
+    assert found.lower_bound <= found.epsilon <= 1.0
+
+
 def test_the_audit_as_a_report_shows_it() -> None:
     found = audit()
     data = json.loads(json.dumps(found.as_dict(), allow_nan=False))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from scipy.special import ndtr
@@ -22,7 +22,7 @@ from privfed.audit.privacy.surface import dependence, surface
 from privfed.engines import LocalFederation
 from privfed.errors import UsageError
 from privfed.federation import FederationBase, Release
-from privfed.query import FloatArray
+from privfed.query import FloatArray, Unit
 from privfed.statistics.moments import VectorSum
 from privfed_accounting import Budget
 from privfed_accounting.gaussian import gaussian_epsilon, gaussian_mu
@@ -146,6 +146,7 @@ def audit_privacy(
     false_alarm: float = FALSE_ALARM,
     random_state: int = 0,
     federation: FederationFactory = LocalFederation,
+    accounting: Literal["gaussian", "renyi"] = "gaussian",
     noise_seed: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> PrivacyAudit:
@@ -163,6 +164,7 @@ def audit_privacy(
         false_alarm: chance that a federation which keeps its claim is reported as failed, over all tests.
         random_state: of canaries and coins; never of the noise.
         federation: makes a federation of `(clients, budget=..., noise_seed=...)`.
+        accounting: of the budget: "renyi" for Skellam noise and hidden samples, see `Budget`.
         noise_seed: for tests only, see `LocalFederation`.
         progress: called with words before each step.
 
@@ -178,8 +180,9 @@ def audit_privacy(
     rng = np.random.default_rng(random_state)
     tell = progress or (lambda _: None)
 
-    def make(data: Sequence[FloatArray], unit: str) -> FederationBase:
-        return federation(list(data), budget=Budget(epsilon, delta, unit), noise_seed=noise_seed)  # type: ignore[arg-type]
+    def make(data: Sequence[FloatArray], unit: Unit) -> FederationBase:
+        budget = Budget(epsilon, delta, unit, accounting=accounting)
+        return federation(list(data), budget=budget, noise_seed=noise_seed)
 
     tell(f"{canaries} canary records")
     present = rng.random(canaries) < 0.5

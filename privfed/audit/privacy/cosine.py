@@ -34,6 +34,8 @@ class CanaryClients:
         std: of the cosines, in the same unit.
         estimate: epsilon at the claim's delta between a Gaussian of that mean and the null, both of the null's
             variance. An estimate, without a confidence.
+        low: the same with the mean two standard errors, 2 / sqrt(clients), lower.
+        high: and higher.
     """
 
     clients: int
@@ -41,16 +43,22 @@ class CanaryClients:
     mean: float
     std: float
     estimate: float
+    low: float
+    high: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON types; an infinite estimate is null."""
+        """Return the figures as JSON types; an infinite epsilon is null."""
         return {
             "clients": self.clients,
             "dimension": self.dimension,
             "mean": self.mean,
             "std": self.std,
-            "estimate": self.estimate if math.isfinite(self.estimate) else None,
+            **{name: _finite(getattr(self, name)) for name in ("estimate", "low", "high")},
         }
+
+
+def _finite(epsilon: float) -> float | None:
+    return epsilon if math.isfinite(epsilon) else None
 
 
 def unit_vectors(count: int, dimension: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -66,7 +74,11 @@ def canary_clients(total: npt.NDArray[np.float64], canaries: npt.NDArray[np.floa
         raise UsageError(f"{clients} canaries in {dimension} dimensions: expected at least 2 of each")
     scaled = canaries @ total / np.linalg.norm(total) * math.sqrt(dimension)
     mean, std = float(scaled.mean()), float(scaled.std(ddof=1))
-    return CanaryClients(clients, dimension, mean, std, gaussian_pair_epsilon(max(mean, 0.0), 1.0, 1.0, delta=delta))
+    epsilons = [
+        gaussian_pair_epsilon(max(mean + errors / math.sqrt(clients), 0.0), 1.0, 1.0, delta=delta)
+        for errors in (0, -2, 2)
+    ]
+    return CanaryClients(clients, dimension, mean, std, *epsilons)
 
 
 def canary_epsilon(cosines: npt.NDArray[np.float64], dimension: int, *, delta: float) -> float:
