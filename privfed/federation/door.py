@@ -239,8 +239,9 @@ class FederationBase(ABC):
         if not isinstance(query, Query):
             raise UsageError(f"query is {query!r}, expected a query such as privfed.Count()")
         rounds = checked_integer("rounds", rounds, least=1)
-        sampling = self._whose_turn(self._sampling if sampling is None else sampling)
+        sampling = self._sampling if sampling is None else sampling
         check_sampling(sampling, self._terms, self._dropout, self._budget)
+        sampling = self._whose_turn(sampling)
         cohort = draw_cohort(self._names, sampling, self._keystream("cohort"))
         if len(cohort) < 2:
             raise FederationError(f"the sample holds {len(cohort)} clients, expected at least 2: raise its rate")

@@ -1,0 +1,186 @@
+"""Sampling behind the door: who takes part, what it is charged as, and in which views it saves anything."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from privfed import Budget, FederationError, LocalFederation, UsageError
+from privfed.federation.sampling import draw_cohort, poisson
+from privfed.mechanism.randomness import Keystream
+from privfed.statistics.moments import Count, VectorSum
+from privfed_accounting import RoundPlan, Sampling, Total
+
+RECORDS = Sampling.poisson(0.2, unit="record")
+
+
+def federation(clients=12, rows=60, **options):
+    data = {f"c{i:02d}": np.ones((rows, 2)) for i in range(clients)}
+    return LocalFederation(data, **({"mode": "trusted", "noise_seed": 4, "max_records": 100} | options))
+
+
+def budget(unit="record", view="server", accounting="renyi", epsilon=4.0):
+    return Budget(epsilon=epsilon, delta=1e-6, unit=unit, view=view, accounting=accounting)
+
+
+def coins(n: int, rate: float) -> tuple[float, float]:
+    """Mean of n coins, and three of its standard deviations."""
+    return rate, 3.3 * math.sqrt(rate * (1 - rate) / n)
+
+
+@pytest.mark.parametrize("rate", [1e-3, 0.3, 0.999])
+def test_coins_have_their_rate_and_not_another(rate) -> None:
+    found = poisson(400_000, rate, Keystream.seeded(b"coins")).mean()
+    expected, room = coins(400_000, rate)
+    assert abs(found - expected) < room
+    assert abs(found - expected * 0.9) > room or rate * 400_000 < 1000
+    assert poisson(10, 1.0, Keystream.seeded(b"x")).all()
+
+
+def test_records_are_drawn_anew_each_round_and_the_sum_is_of_the_drawn() -> None:
+    silos = federation(clients=10, rows=1000, sampling=RECORDS, max_records=1000)
+    counts = [float(silos.release(Count())["count"]) for _ in range(6)]
+    assert len(set(counts)) > 3
+    expected, room = coins(60_000, 0.2)
+    assert abs(np.mean(counts) / 10_000 - expected) < room
+
+
+def test_everybody_takes_part_unless_a_release_says_otherwise() -> None:
+    silos = federation()
+    assert silos.release(Count())["count"] == pytest.approx(720)
+    assert silos.release(Count(), sampling=RECORDS)["count"] < 400
+
+
+def test_secret_records_cost_less_in_every_view_and_the_ledger_says_why() -> None:
+    silos = federation(budget=budget())
+    whole = silos.noise_std(Count(), noise_multiplier=2.0)
+    release = silos.release(Count(), noise_multiplier=2.0, sampling=RECORDS)
+    assert release.noise_std == pytest.approx(whole)
+    plan = silos.ledger.rounds()[0].plan
+    assert plan.sampling == RECORDS
+    plain = {view: RoundPlan(**(vars(plan) | {"sampling": Sampling.none()})).charge(view) for view in release.epsilon}
+    for view, epsilon in release.epsilon.items():
+        if math.isfinite(epsilon):
+            assert epsilon < Total.of([plain[view]]).epsilon(1e-6)
+
+
+def test_a_share_buys_quieter_sums_where_the_sample_is_hidden() -> None:
+    hidden = federation(budget=budget()).noise_std(Count(), 0.1, sampling=RECORDS)["count"]
+    seen = federation(budget=budget()).noise_std(Count(), 0.1)["count"]
+    assert hidden < 0.5 * seen
+
+
+@pytest.mark.parametrize(
+    ("view", "drop_outs", "saves"),
+    [("released", "exact", True), ("released", "provision", False), ("server", "exact", False)],
+)
+def test_clients_drawn_by_the_coordinator_hide_from_whom_they_hide(view, drop_outs, saves) -> None:
+    """The coordinator knows its own sample, and provisioned noise tells how many came."""
+    silos = federation(60, 1, budget=budget("client", view), drop_outs=drop_outs)
+    sampling = Sampling.poisson(0.5, unit="client")
+    sampled = silos.noise_std(VectorSum(2, 1.0), 0.05, sampling=sampling)["sum"]
+    whole = silos.noise_std(VectorSum(2, 1.0), 0.05)["sum"]
+    assert (sampled < 0.9 * whole) is saves
+
+
+def test_a_fixed_size_is_drawn_evenly() -> None:
+    names = [f"c{i}" for i in range(10)]
+    sampling = Sampling.fixed_size(3, 10, unit="client")
+    keystream = Keystream.seeded(b"cohorts")
+    drawn = [draw_cohort(names, sampling, keystream) for _ in range(3000)]
+    assert {len(cohort) for cohort in drawn} == {3}
+    counts = np.array([sum(name in cohort for cohort in drawn) for name in names])
+    expected, room = coins(3000, 0.3)
+    assert np.all(np.abs(counts / 3000 - expected) < room)
+    pairs = sum({"c0", "c1"} <= set(cohort) for cohort in drawn) / 3000
+    assert abs(pairs - 3 / 10 * 2 / 9) < 3.3 * math.sqrt(0.0667 * 0.933 / 3000)
+
+
+def test_cohorts_take_turns_and_each_counts_its_own_rounds() -> None:
+    sampling = Sampling.round_robin(4, 12, unit="client", turn=0)
+    silos = federation(12, 1, budget=budget("client", accounting="gaussian"), sampling=sampling)
+    releases = [silos.release(VectorSum(2, 2.0), share=1 / 6) for _ in range(6)]
+    turns = [record.plan.sampling.turn for record in silos.ledger.rounds()]
+    assert turns == [0, 1, 2, 0, 1, 2]
+    assert all(release.participants == 4 for release in releases)
+    assert silos.ledger.epsilon() == pytest.approx(4.0, rel=1e-3)
+    everybody = federation(12, 1, budget=budget("client", accounting="gaussian")).noise_std(VectorSum(2, 2.0), 1 / 6)
+    assert releases[0].noise_std["sum"] == pytest.approx(everybody["sum"] / math.sqrt(3), rel=1e-3)
+
+
+def test_sampled_cohorts_are_the_round() -> None:
+    silos = federation(20, 1, budget=budget("client"), sampling=Sampling.fixed_size(8, 20, unit="client"), dropout=0.25)
+    release = silos.release(VectorSum(2, 2.0), share=0.5)
+    plan = silos.ledger.rounds()[0].plan
+    assert (plan.planned_shares, plan.guaranteed_shares, release.participants) == (8, 6, 8)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "options", "match"),
+    [
+        ("poisson", {}, "expected privfed.Sampling"),
+        (Sampling.fixed_size(5, 60, unit="record"), {}, "coins only"),
+        (RECORDS, {"budget": budget("client")}, "nothing for unit 'client'"),
+        (Sampling.fixed_size(3, 11, unit="client"), {}, "12"),
+        (Sampling.fixed_size(1, 12, unit="client"), {}, "fewer than 2"),
+        (Sampling.round_robin(2, 12, unit="client", turn=0), {"dropout": 0.5}, "fewer than 2"),
+        (Sampling.poisson(0.3, unit="client"), {"budget": budget("client")}, "fixed_size"),
+    ],
+)
+def test_samples_that_mean_nothing_are_refused(sampling, options, match) -> None:
+    with pytest.raises(UsageError, match=match):
+        federation(**options, sampling=sampling)
+    silos = federation(**options)
+    with pytest.raises(UsageError, match=match):
+        silos.release(Count(), sampling=sampling, share=0.5)
+    assert silos.ledger.rounds() == []
+
+
+def test_a_cohort_of_one_is_no_round() -> None:
+    silos = federation(sampling=Sampling.poisson(1e-9, unit="client"))
+    with pytest.raises(FederationError, match="raise its rate"):
+        silos.release(Count())
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({}, "share=0.1"),
+        ({"share": 0.5, "noise_multiplier": 2.0}, "one of them"),
+        ({"noise_multiplier": 0.0}, "noise_multiplier"),
+        ({"noise_multiplier": math.nan}, "noise_multiplier"),
+        ({"noise_multiplier": "2"}, "noise_multiplier"),
+    ],
+)
+def test_exactly_one_price_is_given(given, match) -> None:
+    silos = federation(budget=budget())
+    with pytest.raises(UsageError, match=match):
+        silos.release(Count(), **given)
+    assert silos.ledger.rounds() == []
+
+
+def test_a_noise_multiplier_is_the_noise_over_the_sensitivity() -> None:
+    silos = federation(budget=budget(accounting="gaussian"), dropout=0.25)
+    release = silos.release(Count(), noise_multiplier=3.0)
+    plan = silos.ledger.rounds()[0].plan
+    assert plan.noise_multiplier == pytest.approx(3.0)
+    assert release.noise_std["count"] == pytest.approx(3.0 * math.sqrt(12 / 9), rel=1e-3)
+    assert silos.ledger.spent().mu2 == pytest.approx(1 / 9, rel=1e-6)
+
+
+def test_exact_accounting_refuses_what_it_cannot_count() -> None:
+    silos = federation(budget=budget(accounting="gaussian"))
+    with pytest.raises(UsageError, match="accounting='renyi'"):
+        silos.release(Count(), share=0.5, sampling=RECORDS)
+    assert silos.ledger.rounds() == []
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_as_many_releases_as_shares_fit_the_budget(count) -> None:
+    silos = federation(budget=budget(), sampling=RECORDS)
+    for done in range(count):
+        silos.release(Count(), share=1 / count)
+        assert silos.remaining_share == pytest.approx(1 - (done + 1) / count, abs=0.02)
+    assert silos.ledger.epsilon() <= 4.0
