@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from privfed_accounting.calibration import least_multiplier as least_multiplier
     from privfed_accounting.charge import Charge as Charge
     from privfed_accounting.charge import Total as Total
+    from privfed_accounting.differences import Difference as Difference
+    from privfed_accounting.differences import difference as difference
     from privfed_accounting.errors import AccountingError as AccountingError
     from privfed_accounting.errors import BudgetExhausted as BudgetExhausted
     from privfed_accounting.errors import BudgetMismatch as BudgetMismatch
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from privfed_accounting.gaussian import gaussian_epsilon as gaussian_epsilon
     from privfed_accounting.gaussian import gaussian_mu as gaussian_mu
     from privfed_accounting.gaussian import log_gaussian_delta as log_gaussian_delta
+    from privfed_accounting.guard import ClientGuard as ClientGuard
+    from privfed_accounting.guard import GuardPolicy as GuardPolicy
     from privfed_accounting.ledger import Ledger as Ledger
     from privfed_accounting.migration import Migration as Migration
     from privfed_accounting.migration import migrate as migrate
@@ -72,6 +76,7 @@ _MODULES = {
     "budget": "Allowance Budget allowance calibrate_mu2",
     "calibration": "calibrate least_multiplier",
     "charge": "Charge Total",
+    "differences": "Difference difference",
     "errors": "AccountingError BudgetExhausted BudgetMismatch CorruptLedger GuaranteeBroken GuardRefused LedgerBusy "
     "LedgerError LedgerFull LedgerReadOnly LedgerUnreachable LedgerUnreadable LedgerVersionError NotALedger "
     "NumericalError ParameterError",
@@ -79,6 +84,7 @@ _MODULES = {
     "fine_grid": "ddg_tau fine_grid_charge",
     "fixed_schedule": "schedule_bounds",
     "gaussian": "gaussian_delta gaussian_epsilon gaussian_mu log_gaussian_delta",
+    "guard": "ClientGuard GuardPolicy",
     "ledger": "Ledger",
     "migration": "Migration migrate",
     "records": "CheckpointRecord NoteRecord RoundRecord",

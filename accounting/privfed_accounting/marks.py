@@ -1,4 +1,4 @@
-"""What no reader of a ledger must overlook, wherever it is shown: trusted mode, seeded noise, loose ends and the like."""
+"""What no reader of a ledger must overlook, wherever it is shown: trusted mode, seeded noise, loose ends and more."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEXTS: dict[Code, str] = {
     "central": "Central noise, for comparison: the operator saw every client's data without noise and added the noise "
     "to the sum; the epsilons hold for those who see the released sums only.",
     "seeded": "Seeded noise, for tests and demos: whoever knows the seed can subtract it, and another run with the "
-    "same seed repeats it, so that the two together give it away. The epsilons hold for this run alone, and for others.",
+    "same seed repeats it, so that both together give it away. The epsilons hold for others, and for this run alone.",
     "guarantee_broken": "Opened with fewer noise shares than the plan guaranteed; the true cost is charged.",
     "local": "Local noise, for comparison: no masks, every client's vector carries enough noise for itself.",
     "outcome_unknown": "Charged, and never settled: the run was interrupted or still goes on.",

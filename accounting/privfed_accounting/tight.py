@@ -20,8 +20,6 @@ from privfed_accounting.views import View
 # Kinds of sampled rounds to transform, at some 20 ms each; beyond it no estimate is given.
 MOST_KINDS: Final = 200
 
-_WORDS: Final = {"run": "", "purpose": "", "query": "", "plan_digest": "", "query_digest": "", "software": ""}
-
 
 def tight_bounds(records: Iterable[RoundRecord], view: View, delta: float) -> Bracket | None:
     """Lower and upper bound on epsilon at delta in a view, of rounds fixed in advance, at their guaranteed cost.
@@ -38,10 +36,15 @@ def tight_bounds(records: Iterable[RoundRecord], view: View, delta: float) -> Br
     for record in records:
         if record.status != "void":
             survivors = record.survivors if record.broke_guarantee else None
-            kinds[dataclasses.replace(record.plan, **_WORDS), seen_view(record.plan, view), survivors] += 1
+            kinds[_wordless(record.plan), seen_view(record.plan, view), survivors] += 1
     views = {seen for _, seen, _ in kinds}
     sampled = sum(plan.sampling.kind != "none" for plan, _, _ in kinds)
     if len(views) > 1 or sampled > MOST_KINDS:
         return None  # trusted and masked rounds in one ledger: two adversaries' knowledge, and no one schedule
     seen = views.pop() if views else view
     return schedule_bounds(((plan, survivors, count) for (plan, _, survivors), count in kinds.items()), seen, delta)
+
+
+def _wordless(plan: RoundPlan) -> RoundPlan:
+    """The plan without what has no bearing on its cost, so that equal rounds are counted together."""
+    return dataclasses.replace(plan, run="", purpose="", query="", plan_digest="", query_digest="", software="")

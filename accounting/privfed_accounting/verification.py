@@ -24,6 +24,8 @@ from privfed_accounting.storage import Storage, file_of, open_storage
 from privfed_accounting.verdict import AGREEMENT, Recomputed, SignedHead, Verification
 from privfed_accounting.views import View, standard_views
 
+__all__ = ["Findings", "Verification", "check_book", "chosen_views", "is_report", "peer_of", "verify"]
+
 _NUMBERS = ("mu2", "epsilon_slack", "delta_tail", "sampler_distance")
 
 
