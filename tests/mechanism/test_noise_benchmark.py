@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_benchmark_prints_a_row_for_each_scale(form: list[str]) -> None:
     command = [sys.executable, "benchmarks/noise_sampler.py", "--samples", "20000", "--repeat", "1", *form]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "protocols")])}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, env=environment, check=False)
     assert done.returncode in (0, 1), done.stderr
     if form:
