@@ -20,17 +20,19 @@ if TYPE_CHECKING:
     from privfed.query import Block, Query
     from privfed.statistics.histograms import Histogram, Magnitudes
     from privfed.statistics.moments import Count, Moments, VectorSum, moments_of
-    from privfed_accounting import Budget, BudgetExhausted, Ledger, View
+    from privfed_accounting import Budget, BudgetExhausted, ClientGuard, GuardPolicy, Ledger, Sampling, View
 
 _HOMES = {
     "Block": "privfed.query",
     "Budget": "privfed_accounting",
     "BudgetExhausted": "privfed_accounting",
+    "ClientGuard": "privfed_accounting",
     "Count": "privfed.statistics.moments",
     "DataError": "privfed.errors",
     "Federation": "privfed.federation",
     "FederationError": "privfed.errors",
     "GaussianMixture": "privfed.learners.mixture",
+    "GuardPolicy": "privfed_accounting",
     "Histogram": "privfed.statistics.histograms",
     "Ledger": "privfed_accounting",
     "LocalFederation": "privfed.engines",
@@ -40,6 +42,7 @@ _HOMES = {
     "PrivfedError": "privfed.errors",
     "Query": "privfed.query",
     "Release": "privfed.federation",
+    "Sampling": "privfed_accounting",
     "UsageError": "privfed.errors",
     "VectorSum": "privfed.statistics.moments",
     "View": "privfed_accounting",
@@ -53,11 +56,13 @@ __all__ = [
     "Block",
     "Budget",
     "BudgetExhausted",
+    "ClientGuard",
     "Count",
     "DataError",
     "Federation",
     "FederationError",
     "GaussianMixture",
+    "GuardPolicy",
     "Histogram",
     "Ledger",
     "LocalFederation",
@@ -67,6 +72,7 @@ __all__ = [
     "PrivfedError",
     "Query",
     "Release",
+    "Sampling",
     "UsageError",
     "VectorSum",
     "View",

@@ -134,7 +134,7 @@ class LocalFederation(FederationBase):
         unknown = sorted(set(guards or {}) - set(self._sources))
         if unknown:
             raise UsageError(f"guards name clients {unknown}, expected some of {sorted(self._sources)}")
-        agreement = Agreement(self._terms, self._dropout, budget)
+        agreement = Agreement(self._terms, self._dropout, budget, self.run, self._noise_source)
         self._sides = {
             name: ClientSide(
                 name,
@@ -200,6 +200,18 @@ class LocalFederation(FederationBase):
         return lost
 
     def _run(self, task: RoundTask) -> RoundOutcome:
+        sides = [self._sides[name] for name in task.cohort]
+        try:
+            outcome = self._run_round(task)
+        except BaseException:
+            for side in sides:
+                side.close()
+            raise
+        for side in sides:
+            side.close(participants=outcome.participants, survivors=outcome.survivors)
+        return outcome
+
+    def _run_round(self, task: RoundTask) -> RoundOutcome:
         lost = self._lost(self._rounds_done + 1)
         if self.trusted:
             return run_in_clear(self._sides, task, lost)

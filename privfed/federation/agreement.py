@@ -9,6 +9,7 @@ import msgspec
 from privfed.errors import FederationError
 from privfed.plan import Terms, tolerated_losses
 from privfed_accounting import Budget, RoundPlan, Total
+from privfed_accounting.round_plan import NoiseSource
 
 __all__ = ["Agreement"]
 
@@ -23,11 +24,15 @@ class Agreement:
         terms: what every release has in common; noise, sampling and rotation seed are each release's own.
         dropout: fraction of a cohort that may be lost.
         budget: what all releases together may cost; None allows sums without noise, and only those.
+        run: name of the run, for the client's own ledger.
+        noise_source: where this client's noise comes from, likewise.
     """
 
     terms: Terms
     dropout: float
     budget: Budget | None
+    run: str = ""
+    noise_source: NoiseSource = "os"
 
     def check(self, terms: Terms, client: str) -> None:
         """Refuse terms that are not those agreed on.

@@ -35,8 +35,16 @@ class Task:
 class Guard(Protocol):
     """What a client's guard does, such as `privfed_accounting.ClientGuard`."""
 
-    def admit(self, plan: RoundPlan) -> object:
-        """Charge the client's own ledger for `plan`, or raise an `AccountingError`."""
+    def admit(self, plan: RoundPlan) -> int:
+        """Charge the client's own ledger for `plan` and return the entry, or raise an `AccountingError`."""
+        ...
+
+    def settle(self, entry: int, *, participants: int, survivors: int) -> None:
+        """Record how the round of `entry` ended."""
+        ...
+
+    def void(self, entry: int, *, reason: str) -> None:
+        """Give the charge of `entry` back."""
         ...
 
 
@@ -70,6 +78,8 @@ class ClientSide:
         self._agreement = agreement
         self._guard = guard
         self._keystream = keystream
+        self._entry: int | None = None
+        self._sent = False
 
     def agree(self, task: Task) -> tuple[Query, Plan]:
         """Return query and plan of `task` as this client derives them.
@@ -83,12 +93,17 @@ class ClientSide:
         query, digest = decode_query(task.query), query_digest(task.query)
         plan = make_plan(query, digest, terms)
         entry = round_plan(
-            plan, run=self.name, purpose=query.kind, query=query.kind, query_digest=digest, noise_source="os"
+            plan,
+            run=self._agreement.run,
+            purpose=query.kind,
+            query=query.kind,
+            query_digest=digest,
+            noise_source=self._agreement.noise_source,
         )
         self._agreement.check_cost(entry, self.name)
         if self._guard is not None:
             try:
-                self._guard.admit(entry)
+                self._entry, self._sent = self._guard.admit(entry), False
             except AccountingError as error:
                 raise FederationError(f"the guard of client {self.name!r} refuses: {error}") from error
         return query, plan
@@ -126,6 +141,20 @@ class ClientSide:
                 limit = terms.records_per_client
                 # The weight keeps the norm within the limit if the query keeps its bounds; the clip holds it if not.
                 vector = clip_l2(vector * min(1.0, limit / max(len(rows), 1)), limit)
+            self._sent = True
             return noised_vector(vector, plan, keystream)
         except (PrivfedError, ArithmeticError, ValueError) as error:
             raise FederationError(f"client {self.name!r}: query {query.kind!r} failed on its rows: {error}") from error
+
+    def close(self, *, participants: int = 0, survivors: int = 0) -> None:
+        """Record in the guard's ledger how a release ended: with these numbers, or with none if it failed.
+
+        The charge of a failed one is given back only if this client computed nothing for it.
+        """
+        entry, self._entry = self._entry, None
+        if self._guard is None or entry is None:
+            return
+        if survivors > 0:
+            self._guard.settle(entry, participants=participants, survivors=survivors)
+        elif not self._sent:
+            self._guard.void(entry, reason="the release failed before this client computed anything")

@@ -10,7 +10,6 @@ import math
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from privfed.errors import FederationError, UsageError, checked_integer
 from privfed.federation.pricing import Pricing, check_budget
@@ -23,6 +22,7 @@ from privfed.plan import Plan, Terms, tolerated_losses
 from privfed.plan.terms import DropOuts, Noise, Protection, check_terms, require_choice
 from privfed.query import Query, Unit
 from privfed_accounting import Budget, Ledger, LedgerError, Sampling, View
+from privfed_accounting.round_plan import NoiseSource
 
 __all__ = ["FederationBase", "check_budget"]
 
@@ -48,6 +48,9 @@ class FederationBase(ABC):
         drop_outs: "provision" or "exact".
         sampling: who takes part in every release that does not say otherwise; None for everybody.
         noise_source: "os", or "seeded" in tests.
+
+    Attributes:
+        run: name of this run in the ledger.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class FederationBase(ABC):
         bits: int | None = None,
         drop_outs: DropOuts = "provision",
         sampling: Sampling | None = None,
-        noise_source: Literal["os", "seeded"],
+        noise_source: NoiseSource,
     ) -> None:
         planned = len(clients)
         if planned < 2:
@@ -109,8 +112,9 @@ class FederationBase(ABC):
         check_sampling(self._sampling, self._terms, self._dropout, budget)
         self._turns = 0
         self._rounds_done = 0
-        run = f"run-{secrets.token_hex(6)}"  # public: tells the runs of one ledger apart
-        self._pricing = Pricing(budget=budget, ledger=ledger, run=run, noise_source=noise_source)
+        self.run = f"run-{secrets.token_hex(6)}"  # public: tells the runs of one ledger apart
+        self._noise_source = noise_source
+        self._pricing = Pricing(budget=budget, ledger=ledger, run=self.run, noise_source=noise_source)
 
     @property
     def n_clients(self) -> int:

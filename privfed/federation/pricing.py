@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -16,6 +15,7 @@ from privfed.plan.entry import Maker, affordable_noise, round_plan
 from privfed.query import Query, encode_query, query_digest
 from privfed_accounting import Budget, Ledger, RoundPlan, Sampling
 from privfed_accounting.budget import renyi_caps
+from privfed_accounting.round_plan import NoiseSource
 
 __all__ = ["Prepared", "Pricing", "check_budget"]
 
@@ -48,7 +48,7 @@ class Prepared:
     digest: bytes
     query: str
     run: str
-    noise_source: Literal["os", "seeded"]
+    noise_source: NoiseSource
 
     def entry(self, purpose: str) -> RoundPlan:
         """Return what the ledger is charged."""
@@ -75,7 +75,7 @@ class Pricing:
     budget: Budget | None
     ledger: Ledger
     run: str
-    noise_source: Literal["os", "seeded"]
+    noise_source: NoiseSource
     _prices: dict[tuple[object, ...], float] = field(default_factory=dict, init=False, repr=False)
 
     def remaining_share(self) -> float:

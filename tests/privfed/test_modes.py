@@ -8,13 +8,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from privfed import Budget, FederationError, Ledger, LocalFederation, UsageError
+from privfed import Budget, FederationError, Ledger, LocalFederation, Loss, UsageError
 from privfed.federation.agreement import Agreement
 from privfed.federation.client import ClientSide, Task
 from privfed.plan import Terms
 from privfed.query import encode_query
 from privfed.statistics.moments import VectorSum
 from privfed_accounting import BudgetExhausted, gaussian_delta, verify
+from privfed_accounting.guard import ClientGuard, GuardPolicy
 
 CLIENTS, WIDTH = 9, 4000
 QUERY = VectorSum(WIDTH, 1.0)
@@ -189,3 +190,64 @@ def test_a_guard_refuses_before_anything_is_computed() -> None:
         side(loaded, guard=guard).agree(told())
     assert loaded == []
     assert guard.asked[0].share_sigma > 0
+
+
+def clinics(guards, *, losses=(), budget=None, mode="secure"):
+    """A coordinator that opens a fresh ledger each time: by its own books nothing was ever spent."""
+    rows = {f"c{i}": np.ones((1, 3)) for i in range(4)}
+    budget = Budget(epsilon=2.0, delta=1e-5, unit="client") if budget is None else budget
+    return LocalFederation(rows, budget=budget, guards=guards, losses=losses, max_records=1, dropout=0.25, mode=mode)
+
+
+def guard(tmp_path, **policy):
+    budget = Budget(epsilon=1.0, delta=1e-5, unit="client")
+    settings = {"budget": budget, "queries": {"vector_sum": 1.01}} | policy
+    return ClientGuard(GuardPolicy(**settings), Ledger.open(tmp_path / "own.db", budget=budget))
+
+
+def test_a_client_keeps_its_own_books_whatever_the_coordinator_says(tmp_path) -> None:
+    own = guard(tmp_path)
+    for _ in range(2):
+        clinics({"c1": own}).release(VectorSum(3, 9.0), share=0.1)
+    with pytest.raises(FederationError, match=r"guard of client 'c1'.*own budget") as caught:
+        clinics({"c1": own}).release(VectorSum(3, 9.0), share=0.1)
+    assert not caught.value.charged
+    assert 0.5 < own.ledger.epsilon() <= 1.0
+    assert [record.status for record in own.ledger.rounds()] == ["settled"] * 2
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "match"),
+    [
+        ({"queries": {"count": 1.01}}, {}, "vector_sum"),
+        ({"queries": {"vector_sum": 0.5}}, {}, "at most 0.5"),
+        ({"largest_share": 0.01}, {}, "0.01"),
+        ({"least_survivors": 4}, {}, "at least 4"),
+        ({}, {"mode": "trusted"}, "trusted"),
+    ],
+)
+def test_a_guard_holds_its_policy(tmp_path, policy, options, match) -> None:
+    own = guard(tmp_path, **policy)
+    federation = clinics({"c1": own}, **options)
+    with pytest.raises(FederationError, match=match) as caught:
+        federation.release(VectorSum(3, 9.0), share=0.1)
+    assert not caught.value.charged
+    assert federation.remaining_share == pytest.approx(1.0)
+    assert own.ledger.rounds() == []
+
+
+def test_a_guard_that_others_let_down_gets_its_charge_back_if_nothing_left(tmp_path) -> None:
+    """c0 has admitted the release when c1 refuses; in the clear nobody had computed anything by then."""
+    (tmp_path / "c0").mkdir()
+    first, second = guard(tmp_path / "c0", protections={"trusted"}), SpentGuard()
+    with pytest.raises(FederationError, match="'c1'"):
+        clinics({"c0": first, "c1": second}, mode="trusted").release(VectorSum(3, 9.0), share=0.1)
+    assert [record.status for record in first.ledger.rounds()] == ["void"]
+    assert first.ledger.epsilon() == 0.0
+
+
+def test_a_guard_keeps_the_charge_once_a_vector_left(tmp_path) -> None:
+    own = guard(tmp_path)
+    with pytest.raises(FederationError):
+        clinics({"c0": own}, losses=[Loss(f"c{i}", "masked") for i in (1, 2)]).release(VectorSum(3, 9.0), share=0.1)
+    assert own.ledger.epsilon() > 0
