@@ -1,138 +1,123 @@
-"""CPU seconds and bytes of one round of secure aggregation, for a client and for the server.
+"""What secure aggregation costs, in CPU seconds and bytes, each figure beside its bar.
 
-    python benchmarks/secure_aggregation.py
-    python benchmarks/secure_aggregation.py --dim 1000000 --bits 32 --dropout 0.1 --json
+    python benchmarks/secure_aggregation.py                  # parts and small rounds: about a minute
+    python benchmarks/secure_aggregation.py --full           # every bar, the largest rounds too: about ten minutes
+    python benchmarks/secure_aggregation.py --json
     python benchmarks/secure_aggregation.py --flower .flower/bin/python --peer-script flower_secagg.py
+    python benchmarks/secure_aggregation.py --profile        # where the time of a client and of the server goes
 
 All clients run in this process on one thread; a few of them and the server are timed, in CPU seconds, so that a busy
-machine distorts little. The sum is compared with plain addition in every run. `--flower` names a Python that has
-flwr==1.41.0, and `--peer-script` a script that runs one SecAgg round there and prints one line of JSON with
-`client_cpu_s`, `server_cpu_s` and `up_bytes_per_client`; their figures are put beside ours as ratios.
+machine distorts little, and of repeated figures the least is taken. Every sum is compared with plain addition. Mask
+streams are put beside the raw keystream that `openssl speed` measures in the same run.
+
+`--flower` names a Python that has flwr==1.41.0, and `--peer-script` a script that runs one SecAgg round there and
+prints one line of JSON with `client_cpu_s`, `server_cpu_s`, `up_bytes_per_client` and `ok`; it is called with
+`--clients`, `--dim`, `--neighbors` (0 for the complete graph) and `--dropout`. Their figures are put beside ours as
+ratios.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import statistics
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import ParamSpec, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Final
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: one thread is what is measured
 
-import numpy as np
+import _secure_aggregation_parts as parts
+import _secure_aggregation_profile as profile
+from _secure_aggregation_rounds import Epoch, Figures, Shape, measure, vector_of
 
-from privfed_protocols import Client, Offer, Server, VectorSpec, select_parameters
+from privfed_protocols import parameters
 
-MODEL = hashlib.sha256(b"model").digest()
-PLAN = hashlib.sha256(b"plan").digest()
-TIMED_CLIENTS = 5
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-
-
-@dataclass
-class Clock:
-    """CPU seconds by name."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def time(
-        self, name: str, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
-    ) -> Result:
-        started = time.process_time()
-        result = work(*args, **kwargs)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - started
-        return result
-
-    def total(self, *names: str) -> float:
-        return sum(self.seconds.get(name, 0.0) for name in names)
+# Fractions for which n = 1000 has k = 100 by the rule.
+RING_OF_100: Final = {"corrupt": 0.32, "dropped": 0.1}
+# The peer's graph of 14 neighbours among 100, with what our rule would call sigma = 20 and eta = 8; only to compare.
+PEER_RING: Final = {"corrupt": 0.02, "dropped": 0.2, "sigma": 20, "eta": 8}
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One run. Seconds are CPU seconds; the client's are medians over the timed clients."""
+class Bar:
+    """One figure and the bar that it has to meet."""
 
-    clients: int
-    dim: int
-    bits: int
-    dropout: float
-    threshold: int
-    client_setup_s: float
-    client_round_s: float
-    server_setup_s: float
-    server_round_s: float
-    setup_bytes_up: int
-    round_bytes_up: int
-    bytes_per_value: float
+    what: str
+    unit: str
+    found: float
+    bar: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.found >= self.bar if self.at_least else self.found <= self.bar
 
 
-def measure(*, clients: int, dim: int, bits: int, dropout: float) -> Figures:
-    """Run set-up and one round; the first clients drop out after the start of the round, unheard."""
-    names = [b"%06d" % number for number in range(clients)]
-    offer = Offer.new(
-        vectors=[VectorSpec("x", dim, bits)],  # type: ignore[arg-type]  # argparse has checked the choice
-        n_min=2,
-        n_max=clients,
-        rounds=1,
-        plan_digest=PLAN,
-        corrupt=0.1,
-        dropout=max(dropout, 0.1),
-    )
-    server, parties = Server(offer), {name: Client(name) for name in names}
-    gone = names[: round(dropout * clients)]
-    timed = {name: Clock() for name in names[len(gone) :][:TIMED_CLIENTS]}
-    clocks = {name: timed.get(name, Clock()) for name in names}
-    at_server = Clock()
-    sent: dict[str, int] = {}
+def part_bars() -> Iterator[Bar]:
+    """Figures of the parts."""
+    yield Bar("mask stream, one of 101, 1e6 elements, uint32", "ms", parts.mask_ms(32), 0.75)
+    yield Bar("mask stream, one of 101, 1e6 elements, uint16", "ms", parts.mask_ms(16), 0.40)
+    yield Bar("Shamir, both secrets of a client, (100, 60)", "ms", parts.share_ms(100, 60), 0.8)
+    yield Bar("Shamir, both secrets of a client, (1000, 600)", "ms", parts.share_ms(1000, 600), 30)
+    opened = parts.open_us(60) + parts.combine_us(60)
+    yield Bar("Lagrange and combination, t = 60, a client", "us", opened, 80)
 
-    def deliver(name: bytes, step: str, message: bytes | None) -> None:
-        if message is None:
-            raise RuntimeError(f"client {name!r} had nothing to send in {step}")
-        sent[step] = max(sent.get(step, 0), len(message))
-        at_server.time(step, server.receive, name, message)
 
-    for name in names:
-        deliver(name, "M1", clocks[name].time("setup", parties[name].receive, server.offer, now=0).reply)
-    for name, message in at_server.time("M2", server.close_advertise).items():
-        deliver(name, "M3", clocks[name].time("setup", parties[name].receive, message, now=0).reply)
-    for name, message in at_server.time("M4", server.close_shares).items():
-        clocks[name].time("setup", parties[name].receive, message, now=0)
+def small_bars() -> Iterator[Bar]:
+    """Figures of rounds of about a hundred clients, all cryptography of set-up and one round."""
+    for bits, bar in ((32, 100.0), (16, 65.0)):
+        run = measure(Shape(101, 1_000_000, bits))
+        yield Bar(f"client, k=100, d=1e6, uint{bits}, set-up and round", "ms", run.client_s * 1e3, bar)
+        if bits == 16:
+            yield Bar("bytes up over d b / 8, k=100, d=1e6, b=16, R=50", "ratio", run.bytes_over_ideal(50), 1.02)
+        yield Bar("round trips of a round, semi-honest", "", run.round_trips, 2)
+        yield Bar("round trips of set-up, an epoch", "", run.setup_trips, 2)
+    run = measure(Shape(101, 1_000, 32))
+    yield Bar("client, k=100, d=1000, set-up and round", "ms", run.client_s * 1e3, 25)
+    run = measure(Shape(100, 1_000_000, 32, dropped=0.1))
+    yield Bar("server, n=100 complete, d=1e6, uint32, 10 % dropped", "s", run.server_s, 0.9)
+    run = measure(Shape(100, 1_000, 32, mode="malicious"))
+    yield Bar("round trips of a round, malicious server", "", run.round_trips, 3)
 
-    vector = np.arange(dim, dtype=f"<u{bits // 8}") * np.array(2654435761 % (1 << bits), f"<u{bits // 8}")
-    started = at_server.time("M5", server.start_round, model_digest=MODEL, plan_digest=PLAN)
-    for name, message in started.items():
-        clocks[name].time("round", parties[name].receive, message, now=0)
-        if name not in gone:
-            masked = clocks[name].time(
-                "round", parties[name].submit, {"x": vector}, model_digest=MODEL, plan_digest=PLAN
-            )
-            deliver(name, "M6", masked)
-    for name, message in at_server.time("M7", server.close_inputs).items():
-        deliver(name, "M10", clocks[name].time("round", parties[name].receive, message, now=0).reply)
-    result = at_server.time("sum", server.close_unmask)
-    if not np.array_equal(result.sums["x"], vector * np.array(clients - len(gone), vector.dtype)):
-        raise RuntimeError("the sum is wrong; do not trust these figures")
-    return Figures(
-        clients=clients,
-        dim=dim,
-        bits=bits,
-        dropout=dropout,
-        threshold=select_parameters(clients, corrupt=offer.corrupt, dropout=offer.dropout).t,
-        client_setup_s=statistics.median(clock.total("setup") for clock in timed.values()),
-        client_round_s=statistics.median(clock.total("round") for clock in timed.values()),
-        server_setup_s=at_server.total("M1", "M2", "M3", "M4"),
-        server_round_s=at_server.total("M5", "M6", "M7", "M10", "sum"),
-        setup_bytes_up=sent["M1"] + sent["M3"],
-        round_bytes_up=sent["M6"] + sent["M10"],
-        bytes_per_value=(sent["M1"] + sent["M3"] + sent["M6"] + sent["M10"]) / dim,
-    )
+
+def large_bars() -> Iterator[Bar]:
+    """Figures of rounds that take minutes."""
+    run = measure(Shape(1_000, 100_000, 32, **RING_OF_100))
+    name = f"everybody, n=1000, k={run.neighbours}, d=1e5, uint32, 10 % dropped"
+    yield Bar(name, "s", run.all_s, 20)
+    run = measure(Shape(1_000, 1_000_000, 16, corrupt=0.05, dropped=0.05))
+    yield Bar(f"bytes up a value, n=1000, k={run.neighbours}, d=1e6, b=16, R=1", "B", 2 * run.bytes_over_ideal(), 2.04)
+    run = measure(Shape(1_000, 1_000_000, 32, **RING_OF_100))
+    yield Bar(f"server, n=1000, k={run.neighbours}, d=1e6, uint32, 10 % dropped", "s", run.server_s, 9)
+    yield from long_vector()
+    run = measure(Shape(1_000, 100_000, 64, dropped=0.3, mode="malicious"))
+    yield Bar("client, n=1000 complete, d=1e5, uint64, malicious", "s", run.client_s, 0.40)
+    yield Bar("server, n=1000 complete, d=1e5, uint64, 30 % dropped", "s", run.server_s, 45)
+
+
+def long_vector() -> Iterator[Bar]:
+    """One client of 101 with a vector of 400 MB: CPU time, and memory beyond the vector and the message."""
+    epoch = Epoch(Shape(101, 100_000_000, 32))
+    epoch.set_up()
+    name = epoch.timed[0]
+    start = epoch.server.start_round(model_digest=b"m" * 32, plan_digest=b"p" * 32)[name]
+    epoch.parties[name].receive(start, now=0)
+    vector = vector_of(100_000_000, 32)
+    before, started = peak_bytes(), time.process_time()
+    message = epoch.parties[name].submit({"x": vector}, model_digest=b"m" * 32, plan_digest=b"p" * 32)
+    seconds, used = time.process_time() - started, peak_bytes() - before - len(message)
+    yield Bar("client round, k=100, d=1e8, uint32", "s", seconds, 8.5)
+    yield Bar("its memory beyond the vector and the message", "MiB", max(used, 0) / 2**20, 16)
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @dataclass(frozen=True)
@@ -145,20 +130,55 @@ class Peer:
     sum_ok: bool
 
 
-def measure_peer(python: str, script: str, *, clients: int, dim: int, dropout: float) -> Peer:
-    """Run the peer's script on the complete graph."""
-    command = [
-        python,
-        script,
-        "--clients",
-        str(clients),
-        "--dim",
-        str(dim),
-        "--neighbors",
-        "0",
-        "--dropout",
-        str(dropout),
+@dataclass(frozen=True)
+class Duel:
+    """One shape, run by both; the bars are of the peer's CPU time over ours."""
+
+    name: str
+    ours: Figures
+    peer: Peer
+    client_bar: float | None
+    server_bar: float | None
+
+    def bars(self) -> Iterator[Bar]:
+        client, server = self.peer.client_s / self.ours.client_s, self.peer.server_s / self.ours.server_s
+        yield Bar(f"{self.name}: client, peer / ours", "x", client, self.client_bar or 1.0, at_least=True)
+        yield Bar(f"{self.name}: server, peer / ours", "x", server, self.server_bar or 1.0, at_least=True)
+        up = self.peer.bytes_up / (self.ours.setup_bytes_up + self.ours.round_bytes_up)
+        yield Bar(f"{self.name}: bytes up, peer / ours", "x", up, 1.0, at_least=True)
+
+
+def duels(python: str, script: str) -> Iterator[Duel]:
+    """The shapes that have a bar against the peer."""
+    shapes = [
+        ("n=100 complete, d=1e6", Shape(100, 1_000_000, 32), 0, 20.0, 100.0),
+        ("n=100 complete, d=1e5, 10 % dropped", Shape(100, 100_000, 32, dropped=0.1), 0, None, None),
+        ("n=100, k=14, d=1e6, 20 % dropped", Shape(100, 1_000_000, 32, **PEER_RING), 14, None, 10.0),
     ]
+    for name, shape, neighbours, client_bar, server_bar in shapes:
+        say(f"{name}, both")
+        with rings_from(2 if neighbours else parameters.MAX_COMPLETE):
+            ours = measure(shape)
+        if neighbours and ours.neighbours != neighbours:
+            raise RuntimeError(f"our ring has {ours.neighbours} neighbours, not the peer's {neighbours}")
+        yield Duel(name, ours, measure_peer(python, script, shape, neighbours), client_bar, server_bar)
+
+
+@contextmanager
+def rings_from(clients: int) -> Iterator[None]:
+    """Let rings begin above so many clients, which our own rule does not allow, to compare with a peer that does."""
+    before = parameters.MAX_COMPLETE
+    parameters.MAX_COMPLETE = clients  # type: ignore[misc]  # for this comparison only
+    try:
+        yield
+    finally:
+        parameters.MAX_COMPLETE = before  # type: ignore[misc]
+
+
+def measure_peer(python: str, script: str, shape: Shape, neighbours: int) -> Peer:
+    """Run the peer's script."""
+    options = {"clients": shape.clients, "dim": shape.dim, "neighbors": neighbours, "dropout": shape.dropped}
+    command = [python, script, *(f"--{name}={value}" for name, value in options.items())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{script} failed in {python}:\n{done.stderr[-2000:]}")
@@ -166,39 +186,29 @@ def measure_peer(python: str, script: str, *, clients: int, dim: int, dropout: f
     return Peer(said["client_cpu_s"], said["server_cpu_s"], said["up_bytes_per_client"], bool(said.get("ok")))
 
 
-def print_ours(rows: list[Figures]) -> None:
-    print("CPU milliseconds (one thread); set-up is paid once an epoch")
-    print("    n         d bits  drop    t | client  set-up    round | server  set-up    round | bytes up a value")
-    for row in rows:
-        print(
-            f"{row.clients:5d} {row.dim:9d} {row.bits:4d} {row.dropout:5.0%} {row.threshold:4d} |"
-            f"        {row.client_setup_s * 1e3:7.1f} {row.client_round_s * 1e3:8.1f} |"
-            f"        {row.server_setup_s * 1e3:7.1f} {row.server_round_s * 1e3:8.1f} |"
-            f"        {row.bytes_per_value:8.3f}"
-        )
+def say(text: str) -> None:
+    print(f"{text} ...", file=sys.stderr, flush=True)
 
 
-def print_peers(rows: list[Figures], peers: dict[tuple[int, int, float], Peer]) -> None:
-    print("\nbeside the peer, set-up and one round together, CPU seconds; x: peer / ours")
-    for row in rows:
-        peer = peers[row.clients, row.dim, row.dropout]
-        client, server = row.client_setup_s + row.client_round_s, row.server_setup_s + row.server_round_s
-        up = row.setup_bytes_up + row.round_bytes_up
-        print(
-            f"{row.clients:5d} {row.dim:9d} {row.bits:4d} {row.dropout:5.0%} |"
-            f" client {client:7.3f} : {peer.client_s:7.3f} {peer.client_s / client:6.1f}x |"
-            f" server {server:7.3f} : {peer.server_s:8.3f} {peer.server_s / server:6.1f}x |"
-            f" bytes up {up:9d} : {peer.bytes_up:9d} {peer.bytes_up / up:5.2f}x"
-            f"{'' if peer.sum_ok else '   (the sum of the peer is not right)'}"
-        )
+def print_streams(found: dict[str, float | bool | None]) -> None:
+    print("\nmask streams beside the raw keystream, GB a CPU second")
+    for name, value in found.items():
+        shown = f"{value:8.2f}" if isinstance(value, float) else f"{value!s:>8}"
+        print(f"  {name:44s} {shown}")
+
+
+def print_bar(bar: Bar) -> None:
+    sign = ">=" if bar.at_least else "<="
+    print(
+        f"  {bar.what:62s} {bar.found:9.3f}  {sign} {bar.bar:<7g} {bar.unit:5s} {'met' if bar.met else 'MISSED'}",
+        flush=True,
+    )
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--clients", type=int, nargs="+", default=[100])
-    parser.add_argument("--dim", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--bits", type=int, nargs="+", default=[32, 64], choices=[8, 16, 32, 64])
-    parser.add_argument("--dropout", type=float, nargs="+", default=[0.0, 0.1])
+    parser.add_argument("--full", action="store_true", help="the rounds that take minutes, too")
+    parser.add_argument("--profile", action="store_true", help="only where the time goes")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--flower", metavar="PYTHON", help="Python with flwr==1.41.0")
     parser.add_argument("--peer-script", metavar="PATH", help="script that runs one SecAgg round there")
@@ -210,24 +220,38 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     chosen = arguments()
-    shapes = [(n, dim, dropout) for n in chosen.clients for dim in chosen.dim for dropout in chosen.dropout]
-    rows, peers = [], {}
-    for n, dim, dropout in shapes:
-        for bits in chosen.bits:
-            print(f"n={n} d={dim} bits={bits} dropout={dropout} ...", file=sys.stderr)
-            rows.append(measure(clients=n, dim=dim, bits=bits, dropout=dropout))
-        if chosen.flower:
-            print(f"n={n} d={dim} dropout={dropout}, the peer ...", file=sys.stderr)
-            peers[n, dim, dropout] = measure_peer(
-                chosen.flower, chosen.peer_script, clients=n, dim=dim, dropout=dropout
-            )
-    if chosen.json:
-        said = [{"clients": n, "dim": dim, "dropout": out, **asdict(peer)} for (n, dim, out), peer in peers.items()]
-        print(json.dumps({"ours": [asdict(row) for row in rows], "peer": said}, indent=1))
+    if chosen.profile:
+        found = profile.profiles()
+        print(json.dumps(found, indent=1) if chosen.json else profile.table(found))
         return
-    print_ours(rows)
-    if peers:
-        print_peers(rows, peers)
+    say("mask streams and openssl speed")
+    streams = parts.streams()
+    if not chosen.json:
+        print("figure, bar; CPU time of one thread")
+    groups = [part_bars(), small_bars()] + ([large_bars()] if chosen.full else [])
+    bars, fought = [], []
+    raw = streams["aes-256-ctr masks / openssl speed"]
+    if isinstance(raw, float):
+        bars.append(Bar("AES mask stream over `openssl speed -evp aes-256-ctr`", "ratio", raw, 0.85, at_least=True))
+        if not chosen.json:
+            print_bar(bars[0])
+    for bar in (bar for group in groups for bar in group):
+        bars.append(bar)
+        if not chosen.json:
+            print_bar(bar)
+    for duel in duels(chosen.flower, chosen.peer_script) if chosen.flower else ():
+        fought.append(duel)
+        bars.extend(duel.bars())
+        if not chosen.json:
+            for bar in duel.bars():
+                print_bar(bar)
+            if not duel.peer.sum_ok:
+                print("  (the sum of the peer is not right)")
+    if chosen.json:
+        told = {"streams": streams, "bars": [{**asdict(bar), "met": bar.met} for bar in bars]}
+        print(json.dumps(told | {"peer": [asdict(duel) for duel in fought]}, indent=1))
+    else:
+        print_streams(streams)
 
 
 if __name__ == "__main__":

@@ -76,3 +76,14 @@ def test_dp_vs_utility(tmp_path) -> None:
     gaps = json.loads(out)["gaps"]
     assert gaps["8.0"][0] > -0.2
     assert figure.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_simulate_many_clients(tmp_path) -> None:
+    """Above 300 clients, so that the ring is what is simulated."""
+    out = run(
+        "simulate_many_clients.py", "--clients", "310", "--dimension", "50", "--bits", "12", "--json", cwd=tmp_path
+    )
+    outcome = json.loads(out)
+    assert outcome["sum_is_exact"] is True
+    assert outcome["survivors"] == 310 - 15
+    assert outcome["neighbours"] < 40
