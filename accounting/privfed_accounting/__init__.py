@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from privfed_accounting.records import CheckpointRecord as CheckpointRecord
     from privfed_accounting.records import NoteRecord as NoteRecord
     from privfed_accounting.records import RoundRecord as RoundRecord
+    from privfed_accounting.registry import registry_entry as registry_entry
+    from privfed_accounting.registry import registry_yaml as registry_yaml
     from privfed_accounting.reporting import report_data as report_data
     from privfed_accounting.round_plan import RoundPlan as RoundPlan
     from privfed_accounting.sampling import Sampling as Sampling
@@ -91,6 +93,7 @@ _MODULES = {
     "odometer": "Odometer",
     "pld": "Bracket LossLedger",
     "rdp": "rdp_epsilon",
+    "registry": "registry_entry registry_yaml",
     "reporting": "report_data",
     "round_plan": "RoundPlan",
     "sampling": "Sampling",

@@ -97,8 +97,8 @@ def test_reports_are_compared_like_ledgers_but_for_the_chain(path: Path, tmp_pat
     mixed = difference(reports[0], path)
     assert mixed.same_ledger
     assert mixed.added == (11, 12)
+    (tmp_path / "letter.json").write_text('{"dear": "ledger"}')
     with pytest.raises(NotALedger):
-        (tmp_path / "letter.json").write_text('{"dear": "ledger"}')
         difference(path, tmp_path / "letter.json")
 
 

@@ -1,4 +1,4 @@
-"""Ledgers of version 1 are read as they are, migrated on request and then written; their old heads stay in the chain."""
+"""Ledgers of version 1 are read as they are, migrated on request and then written; old heads stay in the chain."""
 
 from __future__ import annotations
 
