@@ -65,9 +65,17 @@ class Difference:
         one = self.budget[0] == self.budget[1] and all(each.before == each.after for each in self.epsilons)
         return self.same_ledger and one and not (self.added or self.missing or self.changed)
 
+    @property
+    def continues(self) -> bool:
+        """Whether the second may be the first gone on: one ledger, nothing missing, open rounds closed at most."""
+        if self.extends is not None:
+            return self.extends and self.same_ledger
+        closed = all(change.fields.get("status", ("", ""))[0] == "reserved" for change in self.changed)
+        return self.same_ledger and closed and not self.missing and self.budget[0] == self.budget[1]
+
     def as_dict(self) -> dict[str, Any]:
         """Fields by name, fit for JSON; an epsilon as {"epsilon", "infinite"}, null where there is none."""
-        data = dataclasses.asdict(self) | {"same": self.same}
+        data = dataclasses.asdict(self) | {"same": self.same, "continues": self.continues}
         for each in data["epsilons"]:
             for side in ("before", "after"):
                 each[side] = None if each[side] is None else epsilon_value(each[side])

@@ -128,11 +128,14 @@ def registry_entry(ledger: Ledger | str | Path, deployment: Mapping[str, Any]) -
     }
 
 
-def registry_yaml(entry: Mapping[str, Any]) -> str:
+def registry_yaml(ledger: Ledger | str | Path, deployment: Mapping[str, Any]) -> str:
     """An entry as YAML in the registry's style: long texts as literal blocks, fields in the schema's order.
 
+    Args:
+        ledger, deployment: as in `registry_entry`, and so are the errors.
+
     Raises:
-        ParameterError: PyYAML is not installed.
+        ParameterError: PyYAML is not installed, or as in `registry_entry`.
     """
     try:
         import yaml
@@ -146,7 +149,8 @@ def registry_yaml(entry: Mapping[str, Any]) -> str:
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
 
     Dumper.add_representer(str, text)
-    written: str = yaml.dump(dict(entry), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10**6)
+    entry = registry_entry(ledger, deployment)
+    written: str = yaml.dump(entry, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10**6)
     return written
 
 

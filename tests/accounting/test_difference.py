@@ -40,6 +40,7 @@ def test_a_ledger_that_went_on(path: Path, tmp_path: Path) -> None:
         assert each.before < each.after
     assert difference(path, before).missing == (11,)
     assert difference(path, before).extends is False
+    assert (found.continues, difference(path, before).continues) == (True, False)
 
 
 def test_a_round_that_was_open_and_is_settled(path: Path, tmp_path: Path) -> None:
@@ -71,6 +72,7 @@ def test_other_ledgers_and_other_budgets(path: Path, tmp_path: Path) -> None:
         other.reserve(plan(mu2=0.01))
     found = difference(path, tmp_path / "other.db")
     assert not found.same_ledger
+    assert not found.continues
     assert found.common_entries == 0
     assert found.budget == (str(BUDGET), str(Budget(2.0, 1e-7)))
     assert (found.added, found.missing) == ((2,), (2, 4, 6, 8))
@@ -94,6 +96,7 @@ def test_reports_are_compared_like_ledgers_but_for_the_chain(path: Path, tmp_pat
     found = difference(*reports)
     assert (found.common_entries, found.extends, found.added) == (None, None, (11,))
     assert found.epsilons[1].before < found.epsilons[1].after
+    assert (found.continues, difference(*reversed(reports)).continues) == (True, False)
     mixed = difference(reports[0], path)
     assert mixed.same_ledger
     assert mixed.added == (11, 12)

@@ -37,12 +37,12 @@ def ledger(budget: Budget | None = BUDGET, **changes: Any) -> Ledger:
     return made
 
 
-def valid(entry: dict[str, Any]) -> dict[str, Any]:
+def valid(made: Ledger) -> dict[str, Any]:
     """The entry read back from YAML, as the registry reads it, after the registry's schema has seen it."""
-    again: dict[str, Any] = yaml.safe_load(registry_yaml(entry))
+    again: dict[str, Any] = yaml.safe_load(registry_yaml(made, DEPLOYMENT))
     validator = jsonschema.Draft7Validator(SCHEMA, format_checker=jsonschema.Draft7Validator.FORMAT_CHECKER)
     validator.validate(again)
-    assert again == entry
+    assert again == registry_entry(made, DEPLOYMENT)
     return again
 
 
@@ -58,7 +58,7 @@ def test_the_schema_is_the_one_it_names() -> None:
 
 def test_an_entry_of_tier_3() -> None:
     with ledger() as made:
-        entry = valid(registry_entry(made, DEPLOYMENT))
+        entry = valid(made)
         epsilon = made.epsilon()
     assert entry["url_slug"] == "ward-occupancy-model-2-hospital-a-hospital-b-2026"
     assert (entry["status"], entry["tier"]) == ("Draft", 3)
@@ -90,7 +90,7 @@ def test_every_tier_3_field_of_the_schema_is_filled() -> None:
 )
 def test_other_modes_are_not_registered_as_federated(changes: dict[str, Any], model: str) -> None:
     with ledger(Budget(4.0, 1e-6, view="released"), **changes) as made:
-        entry = valid(registry_entry(made, DEPLOYMENT))
+        entry = valid(made)
         assert entry["deployment"]["deployment_model"]["model_name"] == model
         assert "Note: " in entry["deployment"]["deployment_model"]["actors"]
         made.reserve(plan(mu2=0.01))
@@ -129,4 +129,4 @@ def test_nothing_to_register() -> None:
 def test_without_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(ParameterError, match=r"install privfed\[verify\]"):
-        registry_yaml({})
+        registry_yaml("never-read.db", {})
