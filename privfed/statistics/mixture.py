@@ -19,7 +19,7 @@ from privfed.errors import UsageError
 from privfed.mechanism.clip import clip_rows
 from privfed.mechanism.sensitivity import chunked_sum
 from privfed.query import Block, FloatArray, Query, frozen_array, require_moderate
-from privfed.statistics.mixture_clipping import Clipping, block_costs, clipping
+from privfed.statistics.mixture_clipping import block_costs, clipping
 from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_estep import MixtureSums, choose_reference, client_statistics, second_shape
 from privfed.statistics.mixture_model import COVARIANCE_TYPES, LOG_2PI, CovarianceType, MixtureModel
@@ -265,7 +265,6 @@ class WhitenedMixtureStatistics(_MixtureQuery):
         model: MixtureModel,
         coordinates: Coordinates,
         *,
-        clips: Clipping | None = None,
         likelihood_share: float = 0.02,
         typical: float = 0.0,
         likelihood_clip: float = 20.0,
@@ -275,11 +274,10 @@ class WhitenedMixtureStatistics(_MixtureQuery):
         Args:
             model: in working coordinates.
             coordinates: the working coordinates.
-            clips: bounds; None takes `clipping` of the model's type and dimension.
             likelihood_share: part of the round's mu^2 that the log-likelihood gets, in (0, 1).
             typical, likelihood_clip: public range of a row's log-likelihood, nats.
         """
-        bounds = clipping(model.covariance_type, model.n_features) if clips is None else clips
+        bounds = clipping(model.covariance_type, model.n_features)
         costs = block_costs(model.covariance_type, model.n_components, model.n_features, bounds)
         roots = [math.sqrt(cost) for cost in costs]
         counts, means, second = ((1 - likelihood_share) * root / sum(roots) for root in roots)

@@ -11,7 +11,6 @@ formed.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -142,7 +141,7 @@ def _about_point(model: MixtureModel, X: FloatArray, point: FloatArray) -> Mixtu
             pooled += x @ x.T
     counts, first, second = sums[:, 0], sums[:, 1 : 1 + d], sums[:, 1 + d :]
     if kind == "full":
-        second = second * _svec_weights(d)
+        second = second * svec(np.ones((d, d)))  # products x_i x_j, i <= j, as an svec
     elif kind == "tied":
         second = svec(pooled)
     elif kind == "spherical":
@@ -214,9 +213,3 @@ def _design(model: MixtureModel) -> FloatArray:
         linear, quadratic = matrix * means, -0.5 * matrix
     constant = model.log_weights + model.log_determinants - 0.5 * d * LOG_2PI - 0.5 * (linear * means).sum(axis=1)
     return np.concatenate([constant[:, None], linear, quadratic], axis=1)
-
-
-def _svec_weights(d: int) -> FloatArray:
-    """Return what products x_i x_j, i <= j, are multiplied by to make an svec."""
-    rows, columns = np.triu_indices(d)
-    return np.where(rows == columns, 1.0, math.sqrt(2.0))

@@ -102,6 +102,26 @@ class MixtureModel:
         return cls(np.asarray(weights), np.asarray(means), array, factors, covariance_type)
 
     @classmethod
+    def from_matrices(
+        cls, weights: npt.ArrayLike, means: npt.ArrayLike, matrices: npt.ArrayLike, covariance_type: CovarianceType
+    ) -> MixtureModel:
+        """Build the model of `covariance_type` nearest to one covariance matrix for each component, shape (K, d, d).
+
+        Tied takes their weighted mean, diag the diagonals, spherical the mean variances; one matrix (d, d) serves all.
+        """
+        w = np.asarray(weights, dtype=np.float64)
+        d = np.shape(matrices)[-1]
+        each = np.broadcast_to(np.asarray(matrices, dtype=np.float64), (len(w), d, d))
+        diagonals = np.diagonal(each, axis1=1, axis2=2)
+        covariances = {
+            "full": each,
+            "tied": np.tensordot(w / w.sum(), each, axes=1),
+            "diag": diagonals,
+            "spherical": diagonals.mean(axis=1),
+        }[covariance_type]
+        return cls.from_covariances(w, means, covariances, covariance_type)
+
+    @classmethod
     def from_precisions(
         cls, weights: npt.ArrayLike, means: npt.ArrayLike, precisions: npt.ArrayLike, covariance_type: CovarianceType
     ) -> MixtureModel:

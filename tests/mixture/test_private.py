@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from privfed.errors import UsageError
 from privfed.federation.release import Release
 from privfed.learners.mixture import private, private_update, recipe, single
-from privfed.learners.mixture.private import Count, Estimate, Noise, average
+from privfed.learners.mixture.private import Estimate, Noise, RowCount, average
 from privfed.learners.mixture.private_update import FLOOR, Prior
 from privfed.learners.mixture.single import box_gaussian, single_update
 from privfed.statistics.mixture import WhitenedMixtureStatistics
@@ -118,7 +118,7 @@ def test_averages_carry_less_noise():
 def test_the_number_of_rows_is_pieced_together_from_releases():
     model = random_model("full", 4, 2, seed=1)
     query, rows = query_for(model), rows_of(model, 3000, seed=1)
-    count = Count()
+    count = RowCount()
     assert (count.value, count.std) == (1.0, np.inf)
     for seed in range(16):
         count = count.add(released(query, rows, mu=0.2, seed=seed))
@@ -234,7 +234,7 @@ def test_one_gaussian_never_collapses_either(seed, d, diagonal, strength):
     for step in range(3):
         query = query_for(model)
         release = released(query, rows, mu=10.0**strength, seed=seed + step)
-        model = single_update(Estimate.of(query, release, rows=Count().add(release)))
+        model = single_update(Estimate.of(query, release, rows=RowCount().add(release)))
         values = np.linalg.eigvalsh(model.full_covariances()[0])
         assert np.isfinite(model.means).all()
         assert values.min() > 0.08**3 / 3 * 0.99

@@ -15,7 +15,7 @@ import numpy as np
 from privfed.query import FloatArray
 from privfed.statistics.mixture_estep import MixtureSums, choose_reference, client_statistics
 from privfed.statistics.mixture_model import CovarianceType, MixtureModel
-from privfed.statistics.moments import unsvec
+from privfed.statistics.moments import svec, unsvec
 
 __all__ = ["EMResult", "expectation_maximization", "fit_rows", "model_from_responsibilities", "server_update"]
 
@@ -133,13 +133,10 @@ def model_from_responsibilities(
     centre = X.mean(axis=0) if whole else np.zeros(X.shape[1])
     x = X - centre
     counts, first = responsibilities.sum(axis=0), responsibilities.T @ x
-    d = X.shape[1]
-    rows, columns = np.triu_indices(d)
-    weights = np.where(rows == columns, 1.0, np.sqrt(2.0))
     if covariance_type == "full":
-        second = np.stack([((g[:, None] * x).T @ x)[rows, columns] * weights for g in responsibilities.T])
+        second = svec(np.stack([(g[:, None] * x).T @ x for g in responsibilities.T]))
     elif covariance_type == "tied":
-        second = (x.T @ x)[rows, columns] * weights
+        second = svec(x.T @ x)
     elif covariance_type == "diag":
         second = responsibilities.T @ (x * x)
     else:

@@ -19,6 +19,7 @@ from privfed.learners.mixture.exact import fit_exact
 from privfed.learners.mixture.fitted import FittedMixture, IntArray
 from privfed.learners.mixture.initialise import InitParams, initial_responsibilities
 from privfed.learners.mixture.parameters import Start, check_bounds, check_parameters, check_start
+from privfed.learners.mixture.planning import Choice
 from privfed.learners.mixture.recipe import fit_private
 from privfed.learners.mixture.reports import RoundReport
 from privfed.learners.validation import as_rows, feature_names
@@ -79,6 +80,8 @@ class GaussianMixture(FittedMixture):
         n_features_in_: d.
         feature_names_in_: column names, when fitted to a frame whose names are all strings.
         releases_: federation: every `Release` of the fit, in order.
+        choice_: federation under a budget: what was fitted (`covariance_type`, `n_components`), maybe simpler than
+            asked for, and the loss to noise expected of it (`excess`, nats per row).
         epsilon_: federation under a budget: view -> epsilon spent so far at the budget's delta; empty otherwise.
 
     >>> import numpy as np
@@ -95,6 +98,7 @@ class GaussianMixture(FittedMixture):
     lower_bounds_: list[float]
     feature_names_in_: npt.NDArray[np.object_]
     releases_: tuple[Release, ...]
+    choice_: Choice
     epsilon_: dict[str, float]
 
     def __init__(
@@ -341,7 +345,7 @@ class GaussianMixture(FittedMixture):
             report=self._report,
         )
         self._finish(EMResult(fit.model, fit.log_likelihoods, True))
-        self.releases_ = fit.releases
+        self.releases_, self.choice_ = fit.releases, fit.choice
         self.epsilon_ = dict(fit.releases[-1].epsilon)
 
     def _finish(self, result: EMResult) -> None:
@@ -365,7 +369,7 @@ class GaussianMixture(FittedMixture):
         self.precisions_cholesky_ = np.array(model.precisions_cholesky)
         self.precisions_ = np.array(model.precisions)
         self.n_features_in_ = model.n_features
-        for name in ("feature_names_in_", "releases_", "epsilon_"):  # of an earlier fit
+        for name in ("feature_names_in_", "releases_", "choice_", "epsilon_"):  # of an earlier fit
             if hasattr(self, name):
                 delattr(self, name)
 

@@ -19,6 +19,7 @@ from privfed.learners.mixture.em import EMResult, expectation_maximization, serv
 from privfed.learners.mixture.parameters import Start
 from privfed.learners.mixture.refit import refit
 from privfed.learners.mixture.reports import RoundReport
+from privfed.learners.mixture.starts import spread_components
 from privfed.query import FloatArray
 from privfed.statistics.mixture import MixtureStatistics
 from privfed.statistics.mixture_coordinates import Coordinates
@@ -173,7 +174,10 @@ def _start(
         return coordinates.to_working(MixtureModel.from_precisions(start.weights, start.means, start.precisions, kind))
     d = len(coordinates.centre)
     gaussian = server_update(run.sums(_standard(d), coordinates, radius, "moments", 1, 1), reg_covar=START_REG)
-    model = _as_type(gaussian, kind) if K == 1 else _searched(run, coordinates, gaussian, K, kind, random)
+    if K == 1:
+        model = MixtureModel.from_matrices([1.0], gaussian.means, gaussian.covariances, kind)
+    else:
+        model = _searched(run, coordinates, gaussian, K, kind, random)
     natural = coordinates.to_data(model)
     weights = natural.weights if start.weights is None else start.weights
     means = natural.means if start.means is None else start.means
@@ -199,9 +203,7 @@ def _searched(
         coordinates.to_data(gaussian).means[0],
         coordinates.transform @ whitener,
     )
-    width = min(2.0 * many ** (-2.0 / d), 0.9)
-    centres = random.standard_normal(size=(many, d)) * math.sqrt(1 - width)
-    model = MixtureModel.from_covariances(np.full(many, 1.0 / many), centres, width * np.eye(d), "tied")
+    model = spread_components(whitened, np.eye(d), many, "tied", random)
     reach = 2.0 * math.sqrt(d) * float(np.linalg.norm(whitener, ord=2))
     for round in range(1, START_ROUNDS + 1):
         sums = run.sums(model, whitened, reach, "start", round, START_ROUNDS)
@@ -216,14 +218,3 @@ def _searched(
     scale = math.sqrt(float(np.trace(gaussian.covariances[0])) / d)
     plain = Coordinates(coordinates.low, coordinates.high, coordinates.centre, coordinates.transform / scale)
     return coordinates.to_working(plain.to_data(refit(plain.to_working(whitened.to_data(found)), K, kind, random)))
-
-
-def _as_type(gaussian: MixtureModel, kind: CovarianceType) -> MixtureModel:
-    covariance = gaussian.covariances[0]
-    covariances = {
-        "full": covariance[None],
-        "tied": covariance,
-        "diag": np.diag(covariance)[None],
-        "spherical": np.array([np.trace(covariance) / len(covariance)]),
-    }[kind]
-    return MixtureModel.from_covariances([1.0], gaussian.means, covariances, kind)

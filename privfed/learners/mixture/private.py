@@ -23,7 +23,7 @@ from privfed.statistics.mixture_clipping import Clipping, clipping
 from privfed.statistics.mixture_model import MixtureModel
 from privfed.statistics.moments import unsvec
 
-__all__ = ["Count", "Estimate", "Noise", "average"]
+__all__ = ["Estimate", "Noise", "RowCount", "average"]
 
 LEAST_RESPONSE: Final = 0.02  # a mean square below this is noise: clipped whitened rows are far longer
 
@@ -56,7 +56,7 @@ class Estimate:
     noise: Noise
 
     @classmethod
-    def of(cls, query: WhitenedMixtureStatistics, release: Release, *, rows: Count | None = None) -> Estimate:
+    def of(cls, query: WhitenedMixtureStatistics, release: Release, *, rows: RowCount | None = None) -> Estimate:
         """Read a release: divide by what clipping is known to do to a Gaussian, and put the identity back.
 
         Args:
@@ -89,17 +89,17 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Count:
+class RowCount:
     """The number of rows as releases tell it, weighted by their precision: `value` at least 1, `std` its noise."""
 
     weighted: float = 0.0
     precision: float = 0.0
 
-    def add(self, release: Release) -> Count:
+    def add(self, release: Release) -> RowCount:
         """Return the count with one more release of mixture statistics taken in."""
         counts = release["counts"]
         variance = counts.size * max(release.noise_std["counts"], 1e-9) ** 2
-        return Count(self.weighted + float(counts.sum()) / variance, self.precision + 1.0 / variance)
+        return RowCount(self.weighted + float(counts.sum()) / variance, self.precision + 1.0 / variance)
 
     @property
     def value(self) -> float:

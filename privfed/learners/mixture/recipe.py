@@ -4,10 +4,8 @@
    the working coordinates, in which the data are about standard, and the number of rows.
 2. Choice (free): type and size that the budget carries (`planning.choose`), said aloud when they are not those
    asked for.
-3. Start (25 %; up to 8 rounds): up to 3 K components about starts drawn from that Gaussian. Tied covariances where the
-   wanted ones are full or tied: the common shape costs little and keeps close clusters apart, where spherical ones
-       lost one
-   in every third fit of ours.
+3. Start (25 %; up to 8 rounds): up to 3 K components spread over that Gaussian (`starts`). Full ones have a common
+   covariance at first, which costs little, unless the budget carries one for each as well (0.05 nats expected).
 4. Refit (free): the mixture wanted, fitted to draws from the over-complete one, best of 24 starts.
 5. Mixture (the rest; up to 16 rounds): noise-aware EM. A step uses an average of the last rounds' statistics, as many
    of them as quieten the noise, at most the last 60 % of the rounds so far.
@@ -16,7 +14,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,13 +22,15 @@ import numpy as np
 
 from privfed.errors import UsageError
 from privfed.federation.release import Federation, Release
+from privfed.learners.mixture.advice import warn_bounds, warn_lost, warn_noisy, warn_outdone, warn_simpler
 from privfed.learners.mixture.parameters import Start
 from privfed.learners.mixture.planning import TAIL, Choice, choose, excess, rounds_within, start_components
-from privfed.learners.mixture.private import Count, Estimate, average
+from privfed.learners.mixture.private import Estimate, RowCount, average
 from privfed.learners.mixture.private_update import Prior, private_update
 from privfed.learners.mixture.refit import refit
 from privfed.learners.mixture.reports import RoundReport
 from privfed.learners.mixture.single import MOMENT_ROUNDS, box_gaussian, single_update
+from privfed.learners.mixture.starts import spread_components
 from privfed.query import FloatArray
 from privfed.statistics.mixture import WhitenedMixtureStatistics
 from privfed.statistics.mixture_coordinates import Coordinates
@@ -43,8 +42,10 @@ MOMENTS_SHARE, MOMENTS_SHARE_MOST, MOMENTS_EXCESS = 0.05, 0.12, 0.1
 START_SHARE: Final = 0.25
 START_ROUNDS, MAIN_ROUNDS, LEAST_ROUNDS = 8, 16, 4
 START_TAIL: Final = 0.25
+LEAST_START_WEIGHT: Final = 0.3  # of an average starting component; lighter ones are left out of the refit
 LIKELIHOOD_SHARE: Final = 0.02
-START_WIDTH: Final = 2.0  # of starting components, times the width of one of K equal parts
+OWN_SHAPES: Final = 0.05  # nats of expected excess up to which the start gives each component its own covariance
+FRAME: Final = 3.0  # nats that the moments may lose; beyond, a mixture in their coordinates is worse than they are
 QUIET, QUIET_AT_LAST = 0.1, 0.004  # relative noise of what a step uses: a tenth of a standard deviation, or far less
 UNSPENT: Final = 1e-6  # kept back, so that rounding never makes the last round one too many
 
@@ -73,7 +74,7 @@ class _Run:
     federation: Federation
     random: Generator
     report: Callable[[RoundReport], object]
-    count: Count = field(default_factory=Count)
+    count: RowCount = field(default_factory=RowCount)
     releases: list[Release] = field(default_factory=list)
 
     def ask(
@@ -125,103 +126,165 @@ def fit_private(
     run = _Run(federation, random, report)
     share *= 1 - UNSPENT
     mu2 = share * federation.total_mu**2
-    diagonal = covariance_type in ("diag", "spherical")
     given = start.means is not None or warm is not None
-    single = n_components == 1 and not given
-    gaussian, box, spent = _moments(run, low, high, diagonal=diagonal, share=share, mu2=mu2, all_of_it=single)
-    if single:
-        return _as_single(run, gaussian, box, covariance_type, Choice(covariance_type, 1, 0.0))
-    coordinates, prior = _working(gaussian, box, low, high, covariance_type)
-    d, n = len(low), run.count.value
-    choice = choose(n, d, n_components, covariance_type, mu2=mu2 * (1 - spent - (0.0 if given else START_SHARE)))
-    if given:
-        choice = Choice(covariance_type, n_components, choice.excess)
-    elif (choice.covariance_type, choice.n_components) != (covariance_type, n_components):
-        _warn_simpler(choice, n_components, covariance_type, n, d, mu2)
-    if choice.n_components == 1 and not given:
-        gaussian, box, _ = _moments(
-            run, low, high, diagonal=diagonal, share=share * (1 - spent), mu2=mu2, all_of_it=True, model=gaussian
+    if not given and (start.weights is not None or start.precisions is not None):
+        raise UsageError(
+            "weights_init and precisions_init need means_init when fitting a federation: a start that is found by"
+            " protected sums numbers its components as it likes"
         )
-        return _as_single(run, gaussian, box, covariance_type, choice)
+    single = n_components == 1 and not given
+    box = _Box(low, high, diagonal=covariance_type in ("diag", "spherical"))
+    gaussian, spent = _moments(run, box, share=share, mu2=mu2, all_of_it=single)
+    warn_bounds(box.coordinates.to_data(gaussian), low, high)
+    if single:
+        return _as_single(run, gaussian, box, Choice(covariance_type, 1, 0.0), covariance_type)
+    left = mu2 * (1 - spent - (0.0 if given else START_SHARE))
+    choice = _choice(run, box, n_components, covariance_type, given=given, mu2=left, moments=mu2 * spent)
+    if choice.n_components == 1 and not given:
+        gaussian, _ = _moments(run, box, share=share * (1 - spent), mu2=mu2, all_of_it=True, model=gaussian)
+        return _as_single(run, gaussian, box, choice, covariance_type)
+    coordinates, prior = _working(gaussian, box, covariance_type)
+    found: _Found | None = None
     if given:
         model = _given_start(start, warm, coordinates, prior, n_components, covariance_type)
     else:
-        over = _start(run, coordinates, prior, choice, share=share * START_SHARE, mu2=mu2 * START_SHARE)
-        model = _overridden(
-            refit(over, choice.n_components, choice.covariance_type, random), start, coordinates, choice
-        )
+        found = _start(run, coordinates, prior, choice, share=share * START_SHARE, mu2=mu2 * START_SHARE)
+        model = refit(found.model, choice.n_components, choice.covariance_type, random)
         spent += START_SHARE
     if rounds is None:
-        rounds = rounds_within(
-            run.count.value,
-            d,
-            choice.n_components,
-            choice.covariance_type,
-            mu2=mu2 * (1 - spent),
-            most=MAIN_ROUNDS,
-            least=LEAST_ROUNDS,
-            likelihood_share=LIKELIHOOD_SHARE,
-        )
-    model, likelihoods = _stage(
-        run, "mixture", model, coordinates, prior, rounds=rounds, share=share * (1 - spent), tail=TAIL
-    )
-    return PrivateFit(
-        coordinates.to_data(_expressed(model, covariance_type)), choice, tuple(likelihoods), tuple(run.releases)
+        rounds = _rounds(run, len(low), choice, mu2=mu2 * (1 - spent), most=MAIN_ROUNDS)
+    stage = _stage(run, "mixture", model, coordinates, prior, rounds=rounds, share=share * (1 - spent), tail=TAIL)
+    warn_lost(stage.used)
+    if found is not None:
+        _compare(found, stage, choice)
+    released = coordinates.to_data(_expressed(stage.model, covariance_type))
+    warn_bounds(released, low, high)
+    return PrivateFit(_inside(released, box), choice, stage.likelihoods, tuple(run.releases))
+
+
+def _choice(run: _Run, box: _Box, K: int, kind: CovarianceType, *, given: bool, mu2: float, moments: float) -> Choice:
+    """Return what is fitted with `mu2`, the frame having cost `moments`; say so where it is not what was asked for."""
+    d, n = len(box.low), run.count.value
+    asked = excess(n, d, K, kind, mu2=mu2)
+    if given:
+        choice = Choice(kind, K, asked)
+        warn_noisy(choice, rows=n)
+        return choice
+    choice = choose(n, d, K, kind, mu2=mu2)
+    frame = excess(n, d, 1, box.kind, mu2=moments) * TAIL
+    if frame > FRAME:
+        choice, asked = Choice(kind, 1, excess(n, d, 1, box.kind, mu2=mu2)), max(asked, frame)
+    if (choice.covariance_type, choice.n_components) != (kind, K):
+        warn_simpler(choice, K, kind, rows=n, d=d, asked=asked)
+    return choice
+
+
+def _compare(found: _Found, stage: _Stage, choice: Choice) -> None:
+    """Warn where the over-complete start explained the rows better than the mixture that came of it."""
+    last = stage.likelihoods[len(stage.likelihoods) // 2 :]
+    warn_outdone(
+        start=found.likelihood,
+        components=found.model.n_components,
+        final=sum(last) / len(last),
+        wanted=choice.n_components,
+        error=math.hypot(found.error, stage.error / math.sqrt(len(last))),
     )
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class _Box:
+    """The public bounds, each of shape (d,), and whether the moments in them are diagonal."""
+
+    low: FloatArray
+    high: FloatArray
+    diagonal: bool
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """Coordinates in which the bounds are -1 and 1."""
+        low, high = self.low, self.high
+        return Coordinates(low, high, (low + high) / 2, np.diag(2.0 / (high - low)))
+
+    @property
+    def kind(self) -> CovarianceType:
+        """The covariance type of the moments."""
+        return "diag" if self.diagonal else "full"
+
+
 def _moments(
-    run: _Run,
-    low: FloatArray,
-    high: FloatArray,
-    *,
-    diagonal: bool,
-    share: float,
-    mu2: float,
-    all_of_it: bool,
-    model: MixtureModel | None = None,
-) -> tuple[MixtureModel, Coordinates, float]:
-    """Return one Gaussian in box coordinates, those coordinates, and the part of `share` that was spent."""
-    d = len(low)
-    box = Coordinates(low, high, (low + high) / 2, np.diag(2.0 / (high - low)))
-    model = box_gaussian(d, diagonal=diagonal) if model is None else model
+    run: _Run, box: _Box, *, share: float, mu2: float, all_of_it: bool, model: MixtureModel | None = None
+) -> tuple[MixtureModel, float]:
+    """Return one Gaussian in the box's coordinates, and the part of `share` that was spent."""
+    d = len(box.low)
+    model = box_gaussian(d, diagonal=box.diagonal) if model is None else model
     part, spent = 1.0 if all_of_it else MOMENTS_SHARE, 0.0
     for index, fraction in enumerate(MOMENT_ROUNDS):
         cost = part * fraction
         if index == 1 and not all_of_it:  # the first release tells how many rows there are
-            kind: CovarianceType = "diag" if diagonal else "full"
-            needed = excess(run.count.value, d, 1, kind, mu2=mu2) * TAIL / MOMENTS_EXCESS
+            needed = excess(run.count.value, d, 1, box.kind, mu2=mu2) * TAIL / MOMENTS_EXCESS
             part = min(max(needed, MOMENTS_SHARE), MOMENTS_SHARE_MOST)
             cost = part * fraction
         estimate, _ = run.ask(
-            model, box, stage="moments", round=index + 1, rounds=len(MOMENT_ROUNDS), share=share * cost
+            model, box.coordinates, stage="moments", round=index + 1, rounds=len(MOMENT_ROUNDS), share=share * cost
         )
         model = single_update(estimate)
         spent += cost
-    return model, box, spent
+    return model, spent
 
 
-def _start(
-    run: _Run, coordinates: Coordinates, prior: Prior, choice: Choice, *, share: float, mu2: float
-) -> MixtureModel:
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """The over-complete mixture, in working coordinates, and its released mean log-likelihood with that one's noise."""
+
+    model: MixtureModel
+    likelihood: float
+    error: float
+
+
+def _rounds(run: _Run, d: int, choice: Choice, *, mu2: float, most: int) -> int:
+    return rounds_within(
+        run.count.value,
+        d,
+        choice.n_components,
+        choice.covariance_type,
+        mu2=mu2,
+        most=most,
+        least=LEAST_ROUNDS,
+        likelihood_share=LIKELIHOOD_SHARE,
+    )
+
+
+def _start(run: _Run, coordinates: Coordinates, prior: Prior, choice: Choice, *, share: float, mu2: float) -> _Found:
     """Return an over-complete mixture in working coordinates."""
     d, n, wanted = len(coordinates.centre), run.count.value, choice.n_components
     kind: CovarianceType = "tied" if choice.covariance_type in ("full", "tied") else choice.covariance_type
-    rounds = rounds_within(
-        n, d, wanted, kind, mu2=mu2, most=START_ROUNDS, least=LEAST_ROUNDS, likelihood_share=LIKELIHOOD_SHARE
-    )
+    rounds = _rounds(run, d, Choice(kind, wanted, 0.0), mu2=mu2, most=START_ROUNDS)
     K = start_components(n, d, wanted, kind, mu2=mu2, rounds=rounds, likelihood_share=LIKELIHOOD_SHARE)
-    width = min(START_WIDTH * K ** (-2.0 / d), 0.9)
-    centres = run.random.multivariate_normal(np.zeros(d), (1 - width) * prior.covariance, K)
-    model = _isotropic(centres, prior.covariance * width, kind)
-    model, _ = _stage(run, "start", model, coordinates, prior, rounds=rounds, share=share, tail=START_TAIL)
-    kept = model.weights >= 0.3 / K
+    if excess(n, d, K, choice.covariance_type, mu2=mu2) <= OWN_SHAPES:
+        kind = choice.covariance_type
+    model = spread_components(coordinates, prior.covariance, K, kind, run.random)
+    stage = _stage(run, "start", model, coordinates, prior, rounds=rounds, share=share, tail=START_TAIL)
+    model, kept = stage.model, stage.model.weights >= LEAST_START_WEIGHT / K
     covariances = model.covariances if kind == "tied" else model.covariances[kept]
     weights = model.weights[kept]
-    return MixtureModel.from_covariances(weights / weights.sum(), model.means[kept], covariances, kind)
+    found = MixtureModel.from_covariances(weights / weights.sum(), model.means[kept], covariances, kind)
+    return _Found(found, stage.likelihoods[-1], stage.error)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """What some rounds end with: the model, what the last step used, and what each round released of the likelihood.
+
+    `error` is the standard deviation of the noise on one of `likelihoods`.
+    """
+
+    model: MixtureModel
+    used: Estimate
+    likelihoods: tuple[float, ...]
+    error: float
 
 
 def _stage(
@@ -234,7 +297,7 @@ def _stage(
     rounds: int,
     share: float,
     tail: float,
-) -> tuple[MixtureModel, list[float]]:
+) -> _Stage:
     """Run noise-aware EM for `rounds` rounds of equal cost, each step from an average of the last ones."""
     estimates: list[Estimate] = []
     likelihoods: list[float] = []
@@ -244,15 +307,8 @@ def _stage(
         estimates.append(estimate)
         combined = average(estimates[-_window(estimate, round, tail, last=round == rounds) :], model)
         model = private_update(combined, prior)
-    lost = int((combined.counts < combined.noise.counts).sum())
-    if lost and name == "mixture":
-        warnings.warn(
-            f"{lost} of {model.n_components} components hold no more rows than the noise of their count "
-            f"({combined.noise.counts:.3g}) and kept their starting place: lower n_components, or raise epsilon",
-            UserWarning,
-            stacklevel=2,
-        )
-    return model, likelihoods
+    error = float(run.releases[-1].noise_std["log_likelihood"]) / run.count.value
+    return _Stage(model, combined, tuple(likelihoods), error)
 
 
 def _window(estimate: Estimate, round: int, tail: float, *, last: bool) -> int:
@@ -268,11 +324,9 @@ def _window(estimate: Estimate, round: int, tail: float, *, last: bool) -> int:
 # --- coordinates, starts and types ----------------------------------------------------------------------------------
 
 
-def _working(
-    gaussian: MixtureModel, box: Coordinates, low: FloatArray, high: FloatArray, kind: CovarianceType
-) -> tuple[Coordinates, Prior]:
+def _working(gaussian: MixtureModel, box: _Box, kind: CovarianceType) -> tuple[Coordinates, Prior]:
     """Return coordinates in which the Gaussian is about standard and which keep the covariance type, and the prior."""
-    released = box.to_data(gaussian)
+    released = box.coordinates.to_data(gaussian)
     d = released.n_features
     if kind in ("full", "tied"):
         transform, covariance = released.precisions_cholesky[0], np.eye(d)
@@ -281,19 +335,7 @@ def _working(
     else:
         mean = float(released.covariances[0].mean())
         transform, covariance = np.eye(d) / math.sqrt(mean), np.diag(released.covariances[0] / mean)
-    return Coordinates(low, high, released.means[0], transform), Prior(covariance)
-
-
-def _isotropic(centres: FloatArray, covariance: FloatArray, kind: CovarianceType) -> MixtureModel:
-    """Return equal components of one covariance (d, d) about `centres` (K, d), as `kind` expresses it."""
-    K, d = centres.shape
-    covariances = {
-        "full": np.repeat(covariance[None], K, axis=0),
-        "tied": covariance,
-        "diag": np.repeat(np.diag(covariance)[None], K, axis=0),
-        "spherical": np.full(K, np.trace(covariance) / d),
-    }[kind]
-    return MixtureModel.from_covariances(np.full(K, 1.0 / K), centres, covariances, kind)
+    return Coordinates(box.low, box.high, released.means[0], transform), Prior(covariance)
 
 
 def _given_start(
@@ -304,43 +346,29 @@ def _given_start(
         return coordinates.to_working(warm)
     if start.means is None:
         raise UsageError("a given start needs means_init")
-    model = _isotropic((start.means - coordinates.centre) @ coordinates.transform, prior.component(K), kind)
-    return _overridden(model, start, coordinates, Choice(kind, K, 0.0))
-
-
-def _overridden(model: MixtureModel, start: Start, coordinates: Coordinates, choice: Choice) -> MixtureModel:
-    """Return `model`, in working coordinates, with the starting values that the caller gave instead of its own."""
-    if start.weights is not None and len(start.weights) == model.n_components:
-        model = MixtureModel(
-            start.weights, model.means, model.covariances, model.precisions_cholesky, model.covariance_type
-        )
-    if start.precisions is not None and choice.covariance_type == model.covariance_type:
-        means = coordinates.to_data(model).means
-        if start.precisions.shape == model.precisions_cholesky.shape:
-            model = coordinates.to_working(
-                MixtureModel.from_precisions(model.weights, means, start.precisions, model.covariance_type)
-            )
-    return model
+    means = (start.means - coordinates.centre) @ coordinates.transform
+    weights = np.full(K, 1.0 / K) if start.weights is None else start.weights
+    if start.precisions is not None:
+        return coordinates.to_working(MixtureModel.from_precisions(weights, start.means, start.precisions, kind))
+    return MixtureModel.from_matrices(weights, means, prior.component(K), kind)
 
 
 def _expressed(model: MixtureModel, kind: CovarianceType) -> MixtureModel:
     """Return a simpler model as one of the type asked for."""
     if model.covariance_type == kind:
         return model
-    matrices = model.full_covariances()
-    covariances = matrices if kind == "full" else np.diagonal(matrices, axis1=1, axis2=2)
-    return MixtureModel.from_covariances(model.weights, model.means, covariances, kind)
+    return MixtureModel.from_matrices(model.weights, model.means, model.full_covariances(), kind)
 
 
-def _as_single(run: _Run, gaussian: MixtureModel, box: Coordinates, kind: CovarianceType, choice: Choice) -> PrivateFit:
-    released = box.to_data(gaussian)
-    covariances = released.covariances
-    if kind == "tied":
-        covariances = covariances[0]
-    elif kind == "spherical":
-        covariances = covariances.mean(axis=1)
-    model = MixtureModel.from_covariances(released.weights, released.means, covariances, kind)
-    return PrivateFit(model, choice, (), tuple(run.releases))
+def _inside(model: MixtureModel, box: _Box) -> MixtureModel:
+    """Return the model with means inside the bounds, where those of any rows lie: noise may have put one outside."""
+    means = np.clip(model.means, box.low, box.high)
+    return MixtureModel(model.weights, means, model.covariances, model.precisions_cholesky, model.covariance_type)
+
+
+def _as_single(run: _Run, gaussian: MixtureModel, box: _Box, choice: Choice, kind: CovarianceType) -> PrivateFit:
+    released = _inside(_expressed(box.coordinates.to_data(gaussian), kind), box)
+    return PrivateFit(released, choice, (), tuple(run.releases))
 
 
 def _likelihood_range(model: MixtureModel, random: Generator) -> tuple[float, float]:
@@ -348,19 +376,3 @@ def _likelihood_range(model: MixtureModel, random: Generator) -> tuple[float, fl
     draws, _ = model.sample(1000, random)
     likelihoods = model.log_likelihoods(draws)
     return float(likelihoods.mean()), 4.0 * float(likelihoods.std()) + 1.0
-
-
-def _warn_simpler(choice: Choice, K: int, kind: CovarianceType, n: float, d: int, mu2: float) -> None:
-    asked = excess(n, d, K, kind, mu2=mu2 * (1 - MOMENTS_SHARE - START_SHARE))
-    fitted = (
-        "a single Gaussian"
-        if choice.n_components == 1
-        else f"{choice.n_components} {choice.covariance_type} components"
-    )
-    warnings.warn(
-        f"about {n:.0f} rows under this budget would lose an expected {asked:.2g} nats per row to noise with {K} "
-        f"{kind} components of {d} features: fitting {fitted} instead (expected {choice.excess:.2g}). To have what you "
-        "asked for, raise epsilon, bring more rows, lower n_components, or choose a simpler covariance_type",
-        UserWarning,
-        stacklevel=2,
-    )
