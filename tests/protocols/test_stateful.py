@@ -2,17 +2,21 @@
 
 Hypothesis drives clients that join, fall silent, lag, restart from saved bytes, crash before they save, and a network
 that loses, delays, reorders, repeats and garbles; a server that sometimes lies about who survived or what was
-started. Whatever it does:
+started. In malicious mode it also signs its lies, has corrupt clients sign them too, and makes the best quorum that can
+be had for each of them. Whatever it does:
 
 - an opened sum is the survivors' sum, bit for bit, or the round fails closed;
 - no client ever gives out both shares of one (client, round), nor two masked vectors for one round;
+- no client uses a mask key twice, over all rounds and epochs;
 - rounds only ascend, through any restart;
-- no secret of a burned round is in a saved state.
+- no secret of a burned round is in a saved state;
+- in malicious mode no client signs twice in a round, and all honest clients that answer answer the same survivors.
 """
 
 from __future__ import annotations
 
 import collections
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -40,40 +44,71 @@ from privfed_protocols import (
     RoundStarted,
     Server,
     ServerState,
+    Signing,
     SlotState,
     Unmasking,
     VectorSpec,
     bitmap,
+    client_round,
+    derivation,
 )
 from privfed_protocols.events import Advertise, ClientEvent
-from privfed_protocols.messages import Start, Survivors, Unmask
-from tests.protocols.harness import MODEL, PLAN, assert_exact, identities, random_vectors, replace
+from privfed_protocols.masks import mask_into
+from privfed_protocols.messages import Consistency, Quorum, Start, Survivors, Unmask
+from privfed_protocols.modes import ModeName
+from privfed_protocols.signed import fingerprint_of, is_signed, statement, wrap
+from tests.protocols.harness import (
+    MODEL,
+    PLAN,
+    assert_exact,
+    credentials_of,
+    identities,
+    random_vectors,
+    replace,
+    signer_of,
+)
 
-SPECS = (VectorSpec("narrow", 3, 8), VectorSpec("wide", 2, 64))
-IN_ROUNDS = (ClientState.READY, ClientState.STARTED, ClientState.MASKED)
+SPECS = (VectorSpec("narrow", 3, 5), VectorSpec("wide", 2, 64))
+IN_ROUNDS = (ClientState.READY, ClientState.STARTED, ClientState.MASKED, ClientState.SIGNED)
 tally: collections.Counter[str] = collections.Counter()
 
 
 class Epoch(RuleBasedStateMachine):
     """A server, its clients and the mail between them."""
 
-    @initialize(
-        n=st.integers(3, 6),
-        rounds=st.integers(1, 4),
-        fractions=st.sampled_from([(0.0, 0.0), (0.0, 0.34), (0.0, 0.5), (0.2, 0.4)]),
-    )
-    def begin(self, n: int, rounds: int, fractions: tuple[float, float]) -> None:
+    MODE: ModeName = "semi-honest"
+    FRACTIONS = ((0.0, 0.0), (0.0, 0.34), (0.0, 0.5), (0.2, 0.4))
+
+    @initialize(n=st.integers(3, 6), rounds=st.integers(1, 4), fractions=st.data())
+    def begin(self, n: int, rounds: int, fractions: st.DataObject) -> None:
+        fractions = fractions.draw(st.sampled_from(self.FRACTIONS))
         self.rng = np.random.default_rng(n)
+        self.used: dict[bytes, set[bytes]] = collections.defaultdict(set)  # mask keys by client, over all epochs
         self.settings = (n, rounds, *fractions)
         self.new_epoch()
 
     def new_epoch(self) -> None:
         n, rounds, corrupt, dropout = self.settings
         offer = Offer.new(
-            vectors=SPECS, n_min=2, n_max=n, rounds=rounds, plan_digest=PLAN, corrupt=corrupt, dropout=dropout
+            vectors=SPECS,
+            n_min=2,
+            n_max=n,
+            rounds=rounds,
+            plan_digest=PLAN,
+            corrupt=corrupt,
+            dropout=dropout,
+            mode=self.MODE,
         )
-        self.server = Server(offer)
-        self.clients = {identity: Client(identity) for identity in identities(n)}
+        self.credentials = credentials_of(identities(n)) if offer.rules.identities else {}
+        directory = next((one.directory for one in self.credentials.values()), None)
+        self.server = Server(offer, signer=signer_of(b"the server"), directory=directory)
+        self.corrupt = frozenset(range(n - int(corrupt * n), n))
+        self.clients = {
+            identity: Client(identity, credentials=self.credentials.get(identity)) for identity in identities(n)
+        }
+        self.signed: dict[tuple[int, bytes], dict[int, bytes]] = collections.defaultdict(dict)  # by (round, V)
+        self.signers: set[tuple[bytes, int]] = set()
+        self.agreed: dict[int, tuple[int, ...]] = {}
         self.saved = {identity: client.save() for identity, client in self.clients.items()}
         self.to_server: list[tuple[bytes, bytes]] = []
         self.to_client = [(identity, self.server.offer) for identity in self.clients]
@@ -89,10 +124,13 @@ class Epoch(RuleBasedStateMachine):
 
     # --- what a driver does
 
+    def restored(self, identity: bytes) -> Client:
+        return Client.restore(self.saved[identity], credentials=self.credentials.get(identity))
+
     def persist(self, identity: bytes) -> None:
         """Save a client, and look into what was saved."""
         client = self.clients[identity]
-        before = Client.restore(self.saved[identity])
+        before = self.restored(identity)
         data = client.save()
         assert client.last_round >= before.last_round
         for number, (key, seed) in enumerate(self.own.get(identity, ()), start=1):
@@ -103,7 +141,7 @@ class Epoch(RuleBasedStateMachine):
                 if identity in self.held:
                     for share in self.held[identity][number - 1].reshape(-1, 36):
                         assert not share.any() or share.tobytes() not in data
-            if running and client.state is ClientState.MASKED:
+            if running and client.state in (ClientState.MASKED, ClientState.SIGNED):
                 assert key not in data
                 assert seed not in data
         self.saved[identity] = data
@@ -117,7 +155,7 @@ class Epoch(RuleBasedStateMachine):
             tally[f"client refuses: {type(error).__name__}"] += 1
             event = None
         if crash:
-            self.clients[identity] = Client.restore(self.saved[identity])
+            self.clients[identity] = self.restored(identity)
             return
         self.look(identity, event)
         self.persist(identity)
@@ -137,7 +175,19 @@ class Epoch(RuleBasedStateMachine):
                 self.held[identity] = vault.held.copy().reshape(*vault.held.shape[:2], 2, 36)
             case RoundStarted():
                 self.invited[identity] = event.participants
+            case Signing():
+                assert event.reply is not None
+                assert client._round is not None
+                assert (identity, event.round) not in self.signers, "two signatures of one client in one round"
+                self.signers.add((identity, event.round))
+                index = self.server.slots[identity].index
+                signature = msgspec.msgpack.decode(event.reply, type=Consistency).signature
+                self.signed[event.round, client._round.survivors][index] = signature
+                tally["survivors signed"] += 1
             case Unmasking():
+                if self.MODE == "malicious" and self.server.slots[identity].index not in self.corrupt:
+                    agreed = self.agreed.setdefault(event.round, event.survivors)
+                    assert agreed == event.survivors, "two honest clients answered different survivors"
                 assert event.reply is not None
                 assert client._view is not None
                 neighbours = client._view.neighbours
@@ -154,13 +204,24 @@ class Epoch(RuleBasedStateMachine):
         client = self.clients[identity]
         vectors = random_vectors(SPECS, self.rng)
         number = client.round
-        message = client.submit(vectors, model_digest=MODEL, plan_digest=PLAN)
+        keys: set[bytes] = set()
+
+        def recording(source, target, masks, **how) -> None:
+            assert not keys & {mask.key for mask in masks}
+            keys.update(mask.key for mask in masks)
+            mask_into(source, target, masks, **how)
+
+        with mock.patch.object(client_round, "mask_into", recording):
+            message = client.submit(vectors, model_digest=MODEL, plan_digest=PLAN)
+        assert len(keys) >= 2 * len(SPECS)
         if crash:
-            self.clients[identity] = Client.restore(self.saved[identity])
+            self.clients[identity] = self.restored(identity)
             return
         self.persist(identity)
         assert (identity, number) not in self.masked, "two masked vectors of one round left a client"
         self.masked.add((identity, number))
+        assert not keys & self.used[identity], "a mask was used twice"
+        self.used[identity] |= keys
         self.given[number][identity] = vectors
         self.to_server.append((identity, message))
 
@@ -243,6 +304,8 @@ class Epoch(RuleBasedStateMachine):
                     self.to_client += started.items()
                 case ServerState.INPUTS:
                     self.to_client += server.close_inputs().items()
+                case ServerState.SIGNATURES:
+                    self.to_client += server.close_signatures().items()
                 case ServerState.UNMASK:
                     self.open_sum()
                 case _:
@@ -296,7 +359,7 @@ class Epoch(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_client_restarts(self, data: st.DataObject) -> None:
         identity = data.draw(st.sampled_from(sorted(self.clients)))
-        self.clients[identity] = Client.restore(self.saved[identity])
+        self.clients[identity] = self.restored(identity)
         assert self.clients[identity].save() == self.saved[identity]
 
     @rule(data=st.data())
@@ -330,7 +393,16 @@ class Epoch(RuleBasedStateMachine):
         n = client._view.n
         members = data.draw(st.sets(st.integers(0, n - 1), min_size=max(1, n - 2)))
         number = data.draw(st.integers(1, self.server.round))
-        self.take(identity, msgspec.msgpack.encode(Survivors("sa1", client._epoch, number, bitmap.pack(members, n))))
+        lie = msgspec.msgpack.encode(Survivors("sa1", client._epoch, number, bitmap.pack(members, n)))
+        bare = data.draw(st.integers(0, 3)) == 0
+        self.take(identity, lie if bare else self.dressed(lie, client._epoch))
+
+    def dressed(self, survivors: bytes, epoch: bytes) -> bytes:
+        """Survivors as the mode has them; the server that lies has the server's key."""
+        if not is_signed(Survivors, self.MODE):
+            return survivors
+        text = statement(Survivors, fingerprint_of(survivors), epoch=epoch, suite=1)
+        return wrap(survivors, signer_of(b"the server").sign(text))
 
     @precondition(lambda self: self.server.state is ServerState.INPUTS)
     @rule(data=st.data())
@@ -343,6 +415,49 @@ class Epoch(RuleBasedStateMachine):
             self.deceived.add(msgspec.msgpack.decode(message, type=Start).round)
             self.take(identity, replace(message, Start, participants=bitmap.pack(members, n)))
 
+    @precondition(lambda self: bool(self.signed))
+    @rule(data=st.data(), helped=st.booleans())
+    def the_server_makes_the_best_quorum_it_can(self, data: st.DataObject, helped: bool) -> None:
+        """All signatures ever given on what a client signed, and those of corrupt clients, who sign anything."""
+        signed = [one for one, client in self.clients.items() if client.state is ClientState.SIGNED]
+        if not signed:
+            return
+        identity = data.draw(st.sampled_from(signed))
+        current, client = self.clients[identity]._round, self.clients[identity]
+        assert current is not None
+        known = dict(self.signed[current.number, current.survivors])
+        told = derivation.consistency_statement(context=current.context, survivors=current.survivors)
+        names = self.server._require_roster().identities
+        if helped:
+            for index in self.corrupt & set(bitmap.unpack(current.survivors, len(names))):
+                known[index] = signer_of(names[index]).sign(told)
+        signers = sorted(known)
+        message = Quorum(
+            "sa1",
+            client._epoch,
+            current.number,
+            bitmap.pack(signers, len(names)),
+            memoryview(b"".join(known[one] for one in signers)),
+        )
+        tally["quorums made by the server"] += 1
+        self.take(identity, msgspec.msgpack.encode(message))
+
+    @precondition(lambda self: self.MODE == "malicious" and self.server.state is ServerState.SIGNATURES)
+    @rule(data=st.data())
+    def the_server_splits_the_clients_in_two(self, data: st.DataObject) -> None:
+        """Two sets of survivors, each to some clients, then the best quorum to everybody."""
+        masked = [one for one, client in self.clients.items() if client.state is ClientState.MASKED]
+        n = len(self.server._require_roster().identities)
+        full = set(bitmap.unpack(self.server._require_round().survivors_bitmap, n))
+        other = full - {data.draw(st.sampled_from(sorted(full)))}
+        for identity in masked:
+            members = other if data.draw(st.booleans()) else full
+            lie = Survivors("sa1", self.clients[identity]._epoch, self.server.round, bitmap.pack(members, n))
+            self.take(identity, self.dressed(msgspec.msgpack.encode(lie), self.clients[identity]._epoch))
+        for _ in masked:
+            self.the_server_makes_the_best_quorum_it_can(data, helped=True)
+        tally["splits"] += 1
+
     @invariant()
     def sides_agree_on_what_is_over(self) -> None:
         for client in self.clients.values():
@@ -350,12 +465,19 @@ class Epoch(RuleBasedStateMachine):
             assert client.round in (0, client.last_round)
 
 
+class MaliciousEpoch(Epoch):
+    """The same with identities, and a server that does its worst."""
+
+    MODE = "malicious"
+    FRACTIONS = ((0.0, 0.0), (0.0, 0.2), (0.2, 0.2), (0.34, 0.17))
+
+
 def test_everything_goes_wrong_and_the_sum_is_right() -> None:
     tally.clear()
     run_state_machine_as_test(
         Epoch,
         settings=settings(
-            max_examples=250, stateful_step_count=60, suppress_health_check=list(HealthCheck), derandomize=True
+            max_examples=120, stateful_step_count=60, suppress_health_check=list(HealthCheck), derandomize=True
         ),
     )
     # a machine that never gets anywhere proves nothing
@@ -367,10 +489,25 @@ def test_everything_goes_wrong_and_the_sum_is_right() -> None:
         assert tally[f"server refuses: {what}"] >= 1, (what, tally)
 
 
-@pytest.mark.slow
-def test_everything_goes_wrong_for_long() -> None:
+def test_a_malicious_server_does_its_worst() -> None:
+    tally.clear()
     run_state_machine_as_test(
-        Epoch,
+        MaliciousEpoch,
+        settings=settings(
+            max_examples=80, stateful_step_count=60, suppress_health_check=list(HealthCheck), derandomize=True
+        ),
+    )
+    for what in ("sums opened", "rounds failed closed", "survivors signed", "quorums made by the server", "splits"):
+        assert tally[what] >= 1, (what, tally)
+    for what in ("NoQuorum", "SecondSurvivors", "BadServerSignature"):
+        assert tally[f"client refuses: {what}"] >= 1, (what, tally)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", [Epoch, MaliciousEpoch])
+def test_everything_goes_wrong_for_long(machine: type[Epoch]) -> None:
+    run_state_machine_as_test(
+        machine,
         settings=settings(
             max_examples=1500, stateful_step_count=100, suppress_health_check=list(HealthCheck), derandomize=True
         ),
