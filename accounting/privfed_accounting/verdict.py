@@ -32,6 +32,11 @@ def epsilon_value(epsilon: float) -> dict[str, float | bool | None]:
     return {"epsilon": None if infinite else epsilon, "infinite": infinite}
 
 
+def _encoded(value: Any) -> Any:
+    """An infinite number as null; the rest as it is."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 @dataclass(frozen=True)
 class Recomputed:
     """Epsilon in one view by the first and the second route, guaranteed and realised; infinite where not private."""
@@ -97,7 +102,7 @@ class Verification:
         signatures: every signature in the chain.
         signed_through: last entry pinned by a genuine signature, of a given key if keys were given; 0 for none.
         anchors: heads noted elsewhere that were looked for, and found unless a problem says otherwise.
-        peer: dp-accounting's epsilons beside ours, if they were asked for.
+        peer: dp-accounting's epsilons beside ours (`export.Comparison`), if they were asked for.
     """
 
     ok: bool
@@ -133,5 +138,6 @@ class Verification:
             "cannot_show": list(self.cannot_show),
         }
         data |= {"views": [view.as_dict() for view in self.views], "anchors": list(self.anchors)}
+        data["peer"] = None if self.peer is None else {name: _encoded(value) for name, value in self.peer.items()}
         data["signatures"] = [dataclasses.asdict(signature) for signature in self.signatures]
         return data

@@ -26,6 +26,7 @@ from privfed_accounting.views import View, standard_views
 
 __all__ = ["Findings", "Verification", "check_book", "chosen_views", "is_report", "peer_of", "verify"]
 
+_PEER_AGREEMENT = 1e-6  # of dp-accounting's exact Gaussian, whose root is found to about this
 _NUMBERS = ("mu2", "epsilon_slack", "delta_tail", "sampler_distance")
 
 
@@ -82,6 +83,7 @@ def verify(
     _check_anchors(book, wanted, findings)
     signatures = _check_signatures(book, known, findings)
     _check_numbers(book, views, findings)
+    asked = _ask_peer(book, findings) if peer else None
     trusted = [each.signs for each in signatures if each.genuine and (known is None or each.signer is not None)]
     counts = [record.status for record in book.rounds.values()]
     return Verification(
@@ -102,7 +104,7 @@ def verify(
         signatures=signatures,
         signed_through=max(trusted, default=0),
         anchors=tuple(map(str, wanted)),
-        peer=peer_of(book) if peer else None,
+        peer=asked,
     )
 
 
@@ -126,6 +128,17 @@ def peer_of(book: Book) -> dict[str, Any] | None:
     if book.budget is None:
         return None
     return dataclasses.asdict(compare(book.read()))  # type: ignore[arg-type]  # rounds are all that compare reads
+
+
+def _ask_peer(book: Book, findings: Findings) -> dict[str, Any] | None:
+    """Ask, and hold ours against theirs where both are exact."""
+    numbers = peer_of(book)
+    if numbers is None or numbers["theirs_exact"] is None:
+        return numbers
+    ours, theirs = numbers["ours_bare"], numbers["theirs_exact"]
+    if not (ours == theirs or abs(ours - theirs) <= _PEER_AGREEMENT * max(1.0, theirs)):
+        findings.problems.append(f"dp-accounting finds epsilon {theirs!r} for the Gaussian rounds, ours is {ours!r}")
+    return numbers
 
 
 def is_report(path: str | Path) -> bool:

@@ -65,6 +65,6 @@ def test_examples_in_docstrings(name: str) -> None:
 def test_every_error_is_one_of_ours_and_the_callers_are_value_errors() -> None:
     errors = [getattr(privfed_accounting, name) for name in privfed_accounting.__all__]
     errors = [each for each in errors if isinstance(each, type) and issubclass(each, Exception)]
-    assert len(errors) == 14
+    assert len(errors) == 16
     assert all(issubclass(each, privfed_accounting.AccountingError) for each in errors)
     assert issubclass(privfed_accounting.ParameterError, ValueError)

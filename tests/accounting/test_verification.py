@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privfed_accounting import (
+    Budget,
     BudgetExhausted,
     Charge,
     GuaranteeBroken,
     Ledger,
+    Sampling,
     Total,
     fine_grid_charge,
     gaussian_delta,
@@ -26,6 +28,7 @@ from privfed_accounting import charge as charge_module
 from privfed_accounting import fine_grid as fine_grid_module
 from privfed_accounting.fine_grid import TAIL_EXPONENT
 from tests.accounting import reference
+from tests.accounting.forge import body, forge
 from tests.accounting.plans import BUDGET, SIGMA, Clock, open_plan, plan
 
 
@@ -154,8 +157,6 @@ def test_reading_leaves_the_file_as_it_was(tmp_path: Path) -> None:
 
 
 def test_colluders_are_those_guarded_against() -> None:
-    from privfed_accounting import Budget
-
     with Ledger.open(None, budget=Budget(4.0, 1e-6, view="colluders(12)")) as ledger:
         ledger.reserve(plan(mu2=0.01))
         assert [result.view for result in verify(ledger).views][3] == "colluders(12)"
@@ -268,3 +269,75 @@ def test_seven_digits_of_the_worked_case_by_the_second_route() -> None:
     with mpmath.workdps(40):
         exact = mpmath.findroot(lambda e: reference.gaussian_delta(e, math.sqrt(mu2)) - mpmath.mpf(10) ** -6, found)
     assert found == pytest.approx(float(exact), rel=1e-7, abs=0.0)
+
+
+# --- every kind of round ----------------------------------------------------------------------------------------------
+
+COARSE = {"mechanism": "skellam", "l2_sensitivity": 2.0**6, "l1_sensitivity": 2.0**8, "share_sigma": 2.0**8, "bits": 16}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        COARSE,
+        {**COARSE, "drop_outs": "exact"},
+        {"drop_outs": "exact"},
+        {"protection": "local"},
+        {"protection": "central", "sigma": SIGMA * 35**0.5},
+        {"sampling": Sampling.poisson(0.1, unit="record")},
+        {"sampling": Sampling.fixed_size(5, 50, unit="record")},
+        {"sampling": Sampling.round_robin(10, 30, unit="record", turn=1)},
+    ],
+    ids=["skellam", "skellam-exact", "exact", "local", "central", "poisson", "fixed-size", "round-robin"],
+)
+def test_every_kind_of_round_agrees_by_both_routes(tmp_path: Path, changes: dict[str, object]) -> None:
+    """Written, read back from the file, and verified; and a charge that is forged below its cost is found."""
+    path = tmp_path / "l.db"
+    with Ledger.open(path, budget=Budget(8.0, 1e-6, view="released", accounting="renyi")) as ledger:
+        ledger.settle(ledger.reserve(plan(**changes)), participants=50, survivors=41, bytes_up=1)
+        written = ledger.rounds()
+    with Ledger.open(path, budget=None) as again:
+        assert again.rounds() == written
+        assert verify(again, views=["released"]).ok
+    verdict = verify(path, views=["released"])
+    assert verdict.ok, verdict.problems
+    assert 0.0 < verdict.views[0].realised <= verdict.views[0].guaranteed < math.inf
+    charge = written[0].reserved_charge.as_dict()
+    cheaper = [value if value is None else value * 0.999 for value in charge.get("rdp", [])]
+    forged = {**charge, "mu2": charge["mu2"] * 0.999, **({"rdp": cheaper} if cheaper else {})}
+    forge(path, 2, body(charge=forged))
+    assert any("entry 2 charges" in problem for problem in verify(path, views=["released"]).problems)
+
+
+def test_dp_accounting_is_asked_and_both_numbers_are_told() -> None:
+    with ledger_with() as ledger:
+        peer = verify(ledger, peer=True).peer
+        assert verify(ledger).peer is None
+    assert peer is not None
+    assert peer["theirs_exact"] == pytest.approx(peer["ours_bare"], rel=1e-6)
+    assert peer["ours"] >= peer["ours_bare"]
+    assert peer["theirs_pld"] >= peer["ours_bare"] * (1 - 1e-6)
+    with Ledger.open(None, budget=None) as bare:
+        assert verify(bare, peer=True).peer is None
+
+
+def test_dp_accounting_that_disagrees_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {"ours_bare": 1.0, "theirs_exact": 1.1, "theirs_pld": None}
+    monkeypatch.setattr("privfed_accounting.verification.peer_of", lambda book: wrong)
+    with ledger_with() as ledger:
+        verdict = verify(ledger, peer=True)
+    assert verdict.problems == ["dp-accounting finds epsilon 1.1 for the Gaussian rounds, ours is 1.0"]
+
+
+def test_the_rule_of_the_check_is_the_rule_of_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All caps, not the first: a ledger that let slack, or sampler distance, pass is told."""
+    for changes, what in (
+        ({"sigma": 2.0**5, "dimension": 10**6}, "grid slack"),
+        ({"sampler_distance": 1e-12}, "tails"),
+    ):
+        with Ledger.open(None, budget=BUDGET) as ledger:
+            monkeypatch.setattr(ledger, "_check_budget_left", lambda *_: None)
+            ledger.reserve(plan(mu2=1e-6, **changes))
+            assert any(
+                what in problem for problem in verify(ledger).problems if problem.startswith("entry 2 was accepted")
+            )
