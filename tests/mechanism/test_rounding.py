@@ -155,6 +155,16 @@ def test_draws_are_repeated_until_one_fits() -> None:
     assert (rounded.attempts, rounded.values.any(), stream.exhausted) == (4, np.False_, True)
 
 
+@pytest.mark.parametrize(("ups", "kept"), [(6, True), (7, False)])
+def test_a_draw_fits_up_to_the_bound_and_not_one_beyond(ups: int, kept: bool) -> None:
+    vector = np.full(16, 0.25)
+    bound = rounding_bound(norm=1.0, dimension=16, beta=0.89)
+    assert bound.square == 6
+    draw = np.where(np.arange(16) < ups, 0, 2**32 - 1).astype(np.uint32)
+    rounded = conditional_round(vector, bound, Planted([draw, np.full(16, 2**32 - 1, dtype=np.uint32)]))
+    assert (rounded.attempts, int(rounded.values.sum())) == ((1, ups) if kept else (2, 0))
+
+
 def test_endless_bad_luck_ends_at_zero_side() -> None:
     vector = np.concatenate([np.full(15, 0.25), [-1.75]])
     bound = rounding_bound(norm=2.1, dimension=16)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from privfed.errors import UsageError
 from privfed.mechanism.clip import clip_l2, clip_rows
 from privfed.mechanism.encode import encode
+from privfed.mechanism.rotation import Rotation
 from privfed.mechanism.sensitivity import (
     LATER_ROUNDINGS,
     MAX_CHUNK,
@@ -128,6 +129,28 @@ def test_terms_are_the_documented_formula(max_records: int) -> None:
     assert terms.l2 == record_sensitivity(
         bound=3.0, scale=2.0**33, dimension=50, max_records=max_records, row_error=1e-10
     )
+
+
+def test_error_of_a_map_after_the_sum_is_counted_at_both_neighbours() -> None:
+    arguments = {"bound": 3.0, "scale": 2.0**33, "dimension": 50, "max_records": 1000, "row_error": 0.0}
+    plain = record_terms(**arguments)  # type: ignore[arg-type]
+    mapped = record_terms(**arguments, transform_error=1e-6)  # type: ignore[arg-type]
+    assert mapped.summation - plain.summation == pytest.approx(2 * 2.0**33 * 1000 * 3.0 * 1e-6, rel=1e-9)
+    assert (mapped.contribution, mapped.rounding) == (plain.contribution, plain.rounding)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32), n=st.integers(2, 300), d=st.integers(1, 100), exponent=st.integers(0, 40))
+def test_rotated_sums_of_neighbours_are_within_the_bound(seed: int, n: int, d: int, exponent: int) -> None:
+    random, scale = np.random.default_rng(seed), 2.0**exponent
+    rows = clip_rows(random.normal(size=(n, d)), 1.0)
+    rotation = Rotation(d, seed.to_bytes(32, "big"))
+    neighbour = random.permutation(np.delete(rows, random.integers(n), axis=0))
+    one, other = (rotation.apply(chunked_sum(row_sums, part, chunk=64)["sum"]) for part in (rows, neighbour))
+    terms = record_terms(
+        bound=1.0, scale=scale, dimension=rotation.length, max_records=n, transform_error=rotation.error
+    )
+    assert distance(encode(one, scale=scale), encode(other, scale=scale)) <= terms.l2
 
 
 @given(
@@ -260,14 +283,17 @@ def test_functions_that_change_their_layout_are_refused() -> None:
         {"max_records": 0},
         {"row_error": -1e-9},
         {"row_error": 1.0},
+        {"transform_error": -1e-9},
+        {"transform_error": 1.0},
         {"max_records": 2**60},
     ],
 )
 def test_arguments_out_of_range_are_refused(change: dict[str, float]) -> None:
-    arguments = {"bound": 1.0, "scale": 1.0, "dimension": 1, "max_records": 1, "row_error": 0.0} | change
+    arguments = {"bound": 1.0, "scale": 1.0, "dimension": 1, "max_records": 1, "row_error": 0.0}
+    arguments |= {"transform_error": 0.0} | change
     with pytest.raises(UsageError):
         record_terms(**arguments)  # type: ignore[arg-type]
-    if not {"max_records", "row_error"} & set(change):
-        del arguments["max_records"], arguments["row_error"]
+    if not {"max_records", "row_error", "transform_error"} & set(change):
+        del arguments["max_records"], arguments["row_error"], arguments["transform_error"]
         with pytest.raises(UsageError):
             client_terms(**arguments)  # type: ignore[arg-type]
