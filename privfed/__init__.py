@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from privfed.query import Block, Query
     from privfed.statistics.histograms import Histogram, Magnitudes
     from privfed.statistics.moments import Count, Moments, VectorSum, moments_of
+    from privfed.statistics.vectors import AdaptiveSum, WeightedSum
     from privfed_accounting import Budget, BudgetExhausted, ClientGuard, GuardPolicy, Ledger, Sampling, View
 
 _HOMES = {
+    "AdaptiveSum": "privfed.statistics.vectors",
     "Block": "privfed.query",
     "Budget": "privfed_accounting",
     "BudgetExhausted": "privfed_accounting",
@@ -46,6 +48,7 @@ _HOMES = {
     "UsageError": "privfed.errors",
     "VectorSum": "privfed.statistics.moments",
     "View": "privfed_accounting",
+    "WeightedSum": "privfed.statistics.vectors",
     "expected_excess_nats": "privfed.learners.mixture",
     "moments_of": "privfed.statistics.moments",
     "protected_mean": "privfed.pipeline",
@@ -53,6 +56,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdaptiveSum",
     "Block",
     "Budget",
     "BudgetExhausted",
@@ -76,6 +80,7 @@ __all__ = [
     "UsageError",
     "VectorSum",
     "View",
+    "WeightedSum",
     "__version__",
     "expected_excess_nats",
     "moments_of",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
 from privfed.errors import FederationError
 from privfed.plan import Terms, tolerated_losses
-from privfed_accounting import Budget, RoundPlan, Total
+from privfed_accounting import Budget, Charge, RoundPlan, Total
 from privfed_accounting.round_plan import NoiseSource
 
 __all__ = ["Agreement"]
@@ -63,7 +64,7 @@ class Agreement:
         """
         if self.budget is None:
             return
-        epsilon = Total.of([entry.charge(self.budget.view)]).epsilon(self.budget.delta)
+        epsilon = _epsilon(entry.charge(self.budget.view), self.budget.delta)
         if not epsilon <= self.budget.epsilon * (1.0 + ROUNDING):
             raise FederationError(
                 f"client {client!r} refuses noise so small that epsilon is {epsilon:.6g}, it allows at most"
@@ -79,3 +80,8 @@ class Agreement:
         if sampling.kind != "poisson":
             planned = min(planned, sampling.size)
         return {"planned": planned, "guaranteed": planned - tolerated_losses(planned, self.dropout)}
+
+
+@lru_cache(maxsize=64)
+def _epsilon(charge: Charge, delta: float) -> float:
+    return Total.of([charge]).epsilon(delta)

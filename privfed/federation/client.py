@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from privfed.errors import DataError, FederationError, PrivfedError
@@ -30,6 +31,13 @@ class Task:
 
     query: bytes
     terms: bytes
+
+
+@lru_cache(maxsize=2)
+def _derived(query: bytes, terms: bytes) -> tuple[Query, bytes, Plan]:
+    """Return query, digest and plan: a pure function of the bytes, worked out once for all clients of a process."""
+    decoded, digest = decode_query(query), query_digest(query)
+    return decoded, digest, make_plan(decoded, digest, decode_terms(terms))
 
 
 class Guard(Protocol):
@@ -88,10 +96,8 @@ class ClientSide:
             FederationError: the terms are not those agreed on, or the release would cost more than allowed.
             UsageError: the task is malformed.
         """
-        terms = decode_terms(task.terms)
-        self._agreement.check(terms, self.name)
-        query, digest = decode_query(task.query), query_digest(task.query)
-        plan = make_plan(query, digest, terms)
+        self._agreement.check(decode_terms(task.terms), self.name)
+        query, digest, plan = _derived(task.query, task.terms)
         entry = round_plan(
             plan,
             run=self._agreement.run,

@@ -111,3 +111,78 @@ def test_sums_are_exact_at_every_size(size) -> None:
     total = privfed.protected_sum([[size, -size], [2 * size, size]] if size < 1e99 else [[size, -size], [0.0, size]])
     expected = np.array([3 * size, 0.0]) if size < 1e99 else np.array([size, 0.0])
     np.testing.assert_allclose(total, expected, atol=1e-10 * size)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    vectors=hnp.arrays(np.int64, st.tuples(st.integers(2, 5), st.integers(1, 6)), elements=st.integers(-(2**33), 2**33))
+)
+def test_sums_of_integers_are_exact(vectors) -> None:
+    total = privfed.protected_sum(vectors, mode="trusted")
+    assert total.dtype == np.int64
+    np.testing.assert_array_equal(total, vectors.sum(axis=0))
+
+
+def test_integers_beyond_the_grid_are_refused_not_rounded() -> None:
+    with pytest.raises(DataError, match="too large to be summed exactly"):
+        privfed.protected_sum([[2**50, 1], [1, 1]])
+    assert privfed.protected_sum([[1, 2], [3, 4]]).dtype == np.int64
+    assert privfed.protected_sum([[True], [False], [True]]).tolist() == [2]
+    assert privfed.protected_sum([[1.0, 2], [3, 4]]).dtype == np.float64
+    assert privfed.protected_sum([[1, 2], [3, 4]], clip=10.0).dtype == np.float64
+
+
+def test_weights_travel_inside_the_vector() -> None:
+    means = {"a": [1.0, 0.0], "b": [5.0, 4.0], "c": [9.0, 9.0]}
+    weights = {"a": 30.0, "b": 10.0, "c": 0.0}
+    mean = privfed.protected_mean(means, clip=20.0, weights=weights, largest_weight=50.0)
+    np.testing.assert_allclose(mean, [2.0, 1.0], atol=1e-9)
+    noisy = privfed.protected_mean(
+        np.tile([1.0, -1.0], (200, 1)),
+        clip=2.0,
+        weights=np.arange(200) % 5,
+        largest_weight=4.0,
+        epsilon=8.0,
+        delta=1e-6,
+        mode="trusted",
+    )
+    np.testing.assert_allclose(noisy, [1.0, -1.0], atol=0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"weights": [1.0, 1.0]}, "largest_weight"),
+        ({"weights": [1.0], "largest_weight": 2.0, "clip": 1.0}, "each of 2 clients"),
+        ({"weights": [1.0, -1.0], "largest_weight": 2.0, "clip": 1.0}, "negative"),
+        ({"weights": {"x": 1.0, "y": 2.0}, "largest_weight": 2.0, "clip": 1.0}, "different clients"),
+        ({"weights": [1.0, 1.0], "largest_weight": 2.0}, "clip is missing"),
+        ({"weights": [0.0, 0.0], "largest_weight": 2.0, "clip": 1.0}, "sum to nothing"),
+        ({"droput": 0.1}, "unknown options"),
+    ],
+)
+def test_weights_and_options_that_mean_nothing_are_refused(options, match) -> None:
+    with pytest.raises((UsageError, DataError), match=match):
+        privfed.protected_mean([[1.0], [2.0]], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "regime", "bits"),
+    [
+        ({"bits": 16}, "coarse", 16),
+        ({"noise": "skellam"}, "coarse", None),
+        ({"bits": 32}, "fine", 32),
+        ({"bits": 16, "drop_outs": "exact", "dropout": 0.2, "losses": [Loss("client-03", "masked")]}, "coarse", 16),
+        ({"mode": "local", "bits": 32}, "fine", 32),
+        ({"mode": "central", "view": "released"}, "fine", 64),
+        ({"security": "malicious"}, "fine", 64),
+    ],
+)
+def test_all_that_a_federation_can_do_in_one_call(options, regime, bits) -> None:
+    vectors = np.full((20, 300), 0.05)
+    release = release_sum(vectors, clip=1.0, epsilon=6.0, delta=1e-5, **options)
+    assert release.plan.regime == regime
+    assert bits is None or release.plan.bits == bits
+    errors = release["sum"] - release.survivors * 0.05
+    assert np.std(errors) == pytest.approx(release.noise_std["sum"], rel=0.2)
+    assert release.epsilon[options.get("view", "server")] <= 6.0
