@@ -201,7 +201,7 @@ class Client(ClientCore):
         signed = statement(type(decoded), proof.fingerprint, epoch=epoch, suite=offer.suite)
         if credentials is None:
             raise BadServerSignature(f"{decoded} is signed, but this client pins no server key; give it credentials")
-        if proof.certificate or not verify(credentials.server_key, proof.signature, signed):
+        if not verify(credentials.server_key, proof.signature, signed):
             raise BadServerSignature(f"{decoded} is not signed by the pinned server key")
 
     def _handle(self, decoded: FromServer, message: bytes, now: int) -> events.ClientEvent:

@@ -49,7 +49,7 @@ def make_shares(view: RosterView, *, offer: Offer, epoch: bytes, vault: Vault) -
     The arrays of limbs and shares are overwritten; the plaintexts that the cipher takes are only dropped.
     """
     ciphers = suite(offer.suite)
-    key = derivation.coefficient_key(vault.sharing_seed, epoch=epoch, root=view.root, suite=offer.suite)
+    key = derivation.coefficient_key(vault.sharing_seed, epoch=epoch, root=view.root, n=view.n, suite=offer.suite)
     points = np.arange(1, len(view.neighbours) + 1, dtype=np.uint64)  # place in the own list
     keys, seeds = to_limbs(vault.keys), to_limbs(vault.seeds)
     limbs = np.stack([keys, seeds], axis=1)  # [round, e or b, limb]
@@ -75,17 +75,19 @@ def make_shares(view: RosterView, *, offer: Offer, epoch: bytes, vault: Vault) -
 def _seal_to(
     receiver: int, plaintext: bytes, secret: bytes, *, epoch: bytes, view: RosterView, ciphers: Suite
 ) -> bytes:
-    key, associated = _ends(secret, epoch=epoch, root=view.root, sender=view.index, receiver=receiver, ciphers=ciphers)
+    key, associated = _ends(secret, epoch=epoch, view=view, sender=view.index, receiver=receiver, ciphers=ciphers)
     return seal(key, plaintext, associated, suite=ciphers)
 
 
 def _ends(
-    secret: bytes, *, epoch: bytes, root: bytes, sender: int, receiver: int, ciphers: Suite
+    secret: bytes, *, epoch: bytes, view: RosterView, sender: int, receiver: int, ciphers: Suite
 ) -> tuple[bytes, bytes]:
     """Key and associated data of what one client encrypts to another."""
-    key = derivation.share_key(secret, epoch=epoch, root=root, sender=sender, receiver=receiver, suite=ciphers.id)
+    key = derivation.share_key(
+        secret, epoch=epoch, root=view.root, n=view.n, sender=sender, receiver=receiver, suite=ciphers.id
+    )
     associated = derivation.share_associated_data(
-        epoch=epoch, root=root, sender=sender, receiver=receiver, suite=ciphers.id
+        epoch=epoch, root=view.root, sender=sender, receiver=receiver, suite=ciphers.id
     )
     return key, associated
 
@@ -127,7 +129,7 @@ def open_delivery(
 def _open_from(
     sender: int, sealed: memoryview, secret: bytes, *, epoch: bytes, view: RosterView, ciphers: Suite
 ) -> npt.NDArray[np.uint8]:
-    key, associated = _ends(secret, epoch=epoch, root=view.root, sender=sender, receiver=view.index, ciphers=ciphers)
+    key, associated = _ends(secret, epoch=epoch, view=view, sender=sender, receiver=view.index, ciphers=ciphers)
     plaintext = unseal(key, sealed, associated, sender=view.name(sender), suite=ciphers)
     if (np.frombuffer(plaintext, "<u4") >= PRIME).any():
         raise BadShareMessage(f"a share from {view.name(sender)} has a limb outside the field")

@@ -50,10 +50,14 @@ def consistency_statement(*, context: bytes, survivors: bytes, suite: int = SUIT
 
 
 def share_key(
-    shared_secret: bytes, *, epoch: bytes, root: bytes, sender: int, receiver: int, suite: int = SUITE
+    shared_secret: bytes, *, epoch: bytes, root: bytes, n: int, sender: int, receiver: int, suite: int = SUITE
 ) -> bytes:
-    """Single-use AES-256-GCM key for what `sender` encrypts to `receiver` in this epoch under this roster."""
-    extracted = hkdf_extract(digest(of(labels.SHARE_SALT, suite), epoch, root), shared_secret)
+    """Single-use key for what `sender` encrypts to `receiver` in this epoch under this roster of `n` clients.
+
+    Inclusion paths say little about the size of a tree, so `n` is bound here: two clients that were told different
+    sizes, and so would stand on different rings, cannot read each other's shares.
+    """
+    extracted = hkdf_extract(digest(of(labels.SHARE_SALT, suite), epoch, root, number(n)), shared_secret)
     return hkdf_expand(extracted, frame(of(labels.SHARE_KEY, suite), number(sender), number(receiver)))
 
 
@@ -62,13 +66,13 @@ def share_associated_data(*, epoch: bytes, root: bytes, sender: int, receiver: i
     return frame(of(labels.SHARE_AAD, suite), epoch, root, number(sender), number(receiver))
 
 
-def coefficient_key(seed: Bytes, *, epoch: bytes, root: bytes, suite: int = SUITE) -> bytes:
+def coefficient_key(seed: Bytes, *, epoch: bytes, root: bytes, n: int, suite: int = SUITE) -> bytes:
     """Key of the stream that sharing polynomials are drawn from.
 
-    Bound to the roster: a client that is restored and meets the same roster makes the very same message again, and
+    Bound to the roster and its size, on which the threshold depends: a client that is restored and meets the same roster makes the very same message again, and
     one that meets another shares with fresh polynomials under fresh keys. Neither repeats a nonce on other data.
     """
-    return hkdf_expand(hkdf_extract(root, seed), frame(of(labels.COEFFICIENTS, suite), epoch, root))
+    return hkdf_expand(hkdf_extract(root, seed), frame(of(labels.COEFFICIENTS, suite), epoch, root, number(n)))
 
 
 def pair_masks(

@@ -126,13 +126,15 @@ def check_dress(message: Message, proof: Proof | None, *, mode: str, missing: ty
 
     Raises:
         PeerProtocolError: of the class `missing`, if the signature is missing.
-        UnknownFormat: the mode knows no signature on such a message.
+        UnknownFormat: the mode knows no signature on such a message, or it carries a certificate and is no M1.
     """
     expected = is_signed(type(message), mode)
     if expected and proof is None:
         raise missing(f"{message} carries no signature, which {mode} mode requires")
     if not expected and proof is not None:
         raise UnknownFormat(f"{message} carries a signature, which {mode} mode does not know")
+    if proof is not None and proof.certificate and not isinstance(message, Advertise):
+        raise UnknownFormat(f"{message} carries a certificate, which only an advertise may")
 
 
 def _proof(outer: Signed) -> Proof:

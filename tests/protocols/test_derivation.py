@@ -161,7 +161,7 @@ def plaintext(transcript: Transcript, sender: int, receiver: int) -> bytes:
     key = kdf(
         transcript.root,
         secret["seed"],
-        transcript.frame("sharing polynomial coefficients", transcript.epoch, transcript.root),
+        transcript.frame("sharing polynomial coefficients", transcript.epoch, transcript.root, num(N)),
     )
     words = transcript.stream(key, 4 * 36 * (threshold - 1))
     drawn = [int.from_bytes(words[4 * at : 4 * at + 4], "little") & P for at in range(36 * (threshold - 1))]
@@ -186,7 +186,7 @@ def test_shares(transcript: Transcript) -> None:
         for receiver in neighbours:
             secret = dh(transcript.secrets[sender]["c"], public(transcript.secrets[receiver]["c"]))
             ends = (num(sender), num(receiver))
-            salt = transcript.sha("share encryption salt", transcript.epoch, transcript.root)
+            salt = transcript.sha("share encryption salt", transcript.epoch, transcript.root, num(N))
             key = kdf(salt, secret, transcript.frame("share encryption key", *ends))
             associated = transcript.frame("share encryption associated data", transcript.epoch, transcript.root, *ends)
             sealed.append(

@@ -439,11 +439,13 @@ class DeliveryForge:
         self.view = self.client._view
         self.epoch = self.client._epoch
 
-    def key(self, sender: int, receiver: int = 0, *, root: bytes | None = None) -> bytes:
+    def key(self, sender: int, receiver: int = 0, *, root: bytes | None = None, n: int = 4) -> bytes:
         vault = self.client._vault
         assert vault is not None
         secret = Agreement(vault.channel).shared_secret(self.view.channel_keys[sender - 1])
-        return derive.share_key(secret, epoch=self.epoch, root=root or self.view.root, sender=sender, receiver=receiver)
+        return derive.share_key(
+            secret, epoch=self.epoch, root=root or self.view.root, n=n, sender=sender, receiver=receiver
+        )
 
     def associated(self, sender: int, receiver: int = 0) -> bytes:
         return derive.share_associated_data(epoch=self.epoch, root=self.view.root, sender=sender, receiver=receiver)
@@ -481,9 +483,10 @@ def test_11_ciphertexts_of_other_senders_directions_or_rosters() -> None:
         forge = DeliveryForge()
         refused(forge.client, forge.forged(ciphertexts=memoryview(b"".join(swap))), BadShareMessage)
     forge = DeliveryForge()
-    other_secret = derive.share_key(bytes(32), epoch=forge.epoch, root=forge.view.root, sender=1, receiver=0)
+    other_secret = derive.share_key(bytes(32), epoch=forge.epoch, root=forge.view.root, n=4, sender=1, receiver=0)
     for key, associated in (
         (forge.key(1, root=OTHER), forge.associated(1)),
+        (forge.key(1, n=5), forge.associated(1)),
         (forge.key(1, receiver=1), forge.associated(1)),
         (forge.key(1), forge.associated(2)),
         (forge.key(1), forge.associated(1, receiver=1)),
@@ -507,6 +510,7 @@ def test_11_the_two_directions_of_a_pair_have_two_keys() -> None:
         Agreement(forge.client._vault.channel).shared_secret(forge.view.channel_keys[0]),  # type: ignore[union-attr]
         epoch=forge.epoch,
         root=forge.view.root,
+        n=4,
         sender=0,
         receiver=1,
     )
