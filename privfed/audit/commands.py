@@ -7,25 +7,18 @@ found, 1 something was, 2 the audit cannot run.
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from privfed.audit.findings import Finding
 
 __all__ = ["app"]
 
 FOUND = 1
-_STYLES = {"passed": "green", "failed": "bold red", "not examined": "yellow", "error": "bold red"}
 
 app = typer.Typer(
     name="audit",
-    help="Audit masks and noise: what an outsider can measure of a claim.",
+    help="Audit masks and noise.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -59,9 +52,10 @@ def masks(
     """
     from privfed.audit.masks import lint_masks
     from privfed.audit.masks.loading import load_adapter
+    from privfed.audit.shown import print_findings, print_verdict, telling
 
     found = load_adapter(adapter)
-    with _telling(progress and not json) as tell:
+    with telling(progress and not json) as tell:
         report = lint_masks(
             found,
             checks=check or None,
@@ -74,8 +68,8 @@ def masks(
     if json:
         _print_json(report.as_dict())
     else:
-        _print_findings(f"Masks of {report.name}", report.findings)
-        Console().print(Text(_verdict(report.failed, report.not_examined, report.false_alarm)))
+        print_findings(f"Masks of {report.name}", report.findings)
+        print_verdict(report.failed, report.not_examined, report.false_alarm)
     if not report.ok or (require_all and report.not_examined):
         raise typer.Exit(FOUND)
 
@@ -102,8 +96,9 @@ def privacy(
     smoke test that the noise is there, never a proof. Exit status 1 if something was found.
     """
     from privfed.audit.privacy import audit_privacy
+    from privfed.audit.shown import print_privacy, print_verdict, telling
 
-    with _telling(progress and not json) as tell:
+    with telling(progress and not json) as tell:
         audit = audit_privacy(
             epsilon=epsilon,
             delta=delta,
@@ -119,71 +114,11 @@ def privacy(
     if json:
         _print_json(audit.as_dict())
     else:
-        _print_privacy(audit.as_dict(), audit.findings)
-        Console().print(Text(_verdict(audit.failed, (), audit.false_alarm)))
+        print_privacy(audit.as_dict(), audit.findings)
+        print_verdict(audit.failed, (), audit.false_alarm)
     if not audit.ok:
         raise typer.Exit(FOUND)
 
 
-def _print_privacy(audit: Mapping[str, Any], findings: Iterable[Finding]) -> None:
-    bound, shown = audit["lower_bound"], audit["canary_clients"]
-    low, estimate, high = (
-        "infinite" if shown[name] is None else f"{shown[name]:.3g}" for name in ("low", "estimate", "high")
-    )
-    table = Table(title="Epsilon: claimed and measured", title_justify="left")
-    for column in ("unit", "claimed", "measured", "how"):
-        table.add_column(column, justify="right" if column in ("claimed", "measured") else "left")
-    counts = f"{bound['correct']} of {bound['guesses']} guesses right, {bound['canaries']} canaries"
-    table.add_row(
-        "record",
-        f"{audit['claimed']['epsilon']:.4g}",
-        f"> {bound['epsilon']:.3g}",
-        f"lower bound at {bound['confidence']:.1%} confidence; {counts}",
-    )
-    table.add_row(
-        "client",
-        f"{shown['claimed_epsilon']:.4g}",
-        f"~ {estimate}",
-        f"estimate, {low} to {high} within two standard errors; {shown['clients']} canary clients",
-    )
-    console = Console()
-    console.print(table)
-    _print_findings(f"Checks at delta {audit['claimed']['delta']:g}, {audit['protection']}", findings)
-    console.print(Text(audit["caveat"]))
-
-
-def _print_findings(title: str, findings: Iterable[Finding]) -> None:
-    table = Table(title=title, title_justify="left")
-    for column in ("check", "status", "p", "what was seen"):
-        table.add_column(column, no_wrap=column in ("check", "status"), justify="right" if column == "p" else "left")
-    for finding in findings:
-        p_value = "" if finding.p_value is None else f"{finding.p_value:.1e}"
-        # Text, not markup: what a stranger's code says in square brackets is no style.
-        status = Text(finding.status, style=_STYLES[finding.status])
-        table.add_row(Text(finding.check), status, p_value, Text(_printable(finding.what)))
-    Console().print(table)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
-def _verdict(failed: tuple[str, ...], not_examined: tuple[str, ...], false_alarm: float) -> str:
-    verdict = f"found: {', '.join(failed)}" if failed else "nothing found"
-    skipped = f"; not examined: {', '.join(not_examined)}" if not_examined else ""
-    return f"{verdict}{skipped}. Sound code is reported with a chance of at most {false_alarm:g}."
-
-
 def _print_json(data: Mapping[str, Any]) -> None:
     typer.echo(json_module.dumps(data, indent=2, allow_nan=False))
-
-
-@contextmanager
-def _telling(wanted: bool) -> Iterator[Callable[[str], None] | None]:
-    """Show what is being done on standard error, where somebody watches."""
-    console = Console(stderr=True)
-    if not (wanted and console.is_terminal):
-        yield None
-        return
-    with console.status("starting") as status:
-        yield lambda what: status.update(Text(what))

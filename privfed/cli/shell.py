@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import typer
 
@@ -21,7 +21,6 @@ __all__ = [
     "READER_GONE",
     "UNUSABLE",
     "Interrupted",
-    "LedgerArgument",
     "ReaderGone",
     "complain",
     "expect_file",
@@ -43,8 +42,6 @@ _VERBS = (
     " tolerate use wait write"
 )
 _REMEDY = re.compile(rf"(?P<found>.+?)[:;.] (?P<remedy>(?:{_VERBS.replace(' ', '|')})\b.*)", re.IGNORECASE)
-
-LedgerArgument = Annotated[Path, typer.Argument(metavar="LEDGER", help="The ledger's file.", show_default=False)]
 
 
 class Interrupted(Exception):  # noqa: N818 - the user did it
@@ -76,25 +73,31 @@ def print_text(text: str | bytes) -> None:
         raise UsageError(f"cannot write to standard output: {error.strerror}: free some space there") from error
 
 
-def expect_file(ledger: Path) -> None:
-    """Refuse what is no file."""
+def expect_file(place: str) -> None:
+    """Refuse what is no file; the URL of a database is left to whoever opens it."""
     from privfed.errors import UsageError
 
-    if ledger.is_dir():
-        raise UsageError(f"{ledger} is a directory, expected a ledger: name the file in it")
-    if not ledger.exists():
-        raise UsageError(f"there is no file {ledger}: check the path")
+    if "://" in place:
+        return
+    path = Path(place)
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory, expected a ledger: name the file in it")
+    if not path.exists():
+        raise UsageError(f"there is no file {path}: check the path")
 
 
-def refuse_to_overwrite(ledger: Path, targets: Sequence[Path]) -> None:
-    """A report must never replace the ledger it is made from, nor one output the other."""
+def refuse_to_overwrite(sources: Sequence[Path], targets: Sequence[Path]) -> None:
+    """A report must never replace what it is made from, nor one output the other."""
     from privfed.errors import UsageError
 
     resolved = [str(target) if str(target) == "-" else str(target.resolve()) for target in targets]
-    if str(ledger.resolve()) in resolved:
-        raise UsageError(f"{ledger} is the ledger itself, expected another file: name the report differently")
-    if len(set(resolved)) < len(resolved):
-        raise UsageError(f"{targets[0]} is named for both outputs, expected two files: name them differently")
+    for source in sources:
+        if str(source.resolve()) in resolved:
+            what = "the ledger itself" if source == sources[0] else "read for the report"
+            raise UsageError(f"{source} is {what}, expected another file: name the report differently")
+    twice = [target for index, target in enumerate(targets) if resolved[index] in resolved[:index]]
+    if twice:
+        raise UsageError(f"{twice[0]} is named for both outputs, expected two files: name them differently")
 
 
 def tell(error: Exception) -> tuple[str, str] | None:

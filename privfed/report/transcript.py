@@ -1,4 +1,4 @@
-"""What `privfed verify` says of a ledger, as lines for people."""
+"""What `privfed verify` and `privfed diff` say, as lines for people."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from privfed.report.scales import format_number
-from privfed_accounting import Verification
+from privfed_accounting import Difference, Verification
 
-__all__ = ["verification_text"]
+__all__ = ["difference_text", "goes_on", "verification_text"]
 
 
 def verification_text(verification: Verification) -> str:
@@ -38,6 +38,44 @@ def verification_text(verification: Verification) -> str:
     lines += [f"problem  {_one_line(problem)}" for problem in verification.problems]
     lines.append("verdict  ok" if verification.ok else "verdict  NOT ok: do not rely on this ledger")
     return "\n".join(lines) + "\n"
+
+
+def goes_on(difference: Difference) -> bool:
+    """Return whether the second is the first with entries added; of reports, as far as their rounds tell."""
+    if difference.extends is not None:
+        return difference.extends
+    return difference.same_ledger and not difference.missing
+
+
+def difference_text(difference: Difference) -> str:
+    """Return a comparison as lines: which two, rounds, epsilon per view, the verdict last."""
+    lines = [f"before   {difference.before or 'in memory'}", f"after    {difference.after or 'in memory'}"]
+    if difference.common_entries is not None:
+        lines.append(f"common   {difference.common_entries} entries from the start")
+    before, after = (words or "none" for words in difference.budget)
+    lines.append(f"budget   {before}" if before == after else f"budget   {before}, now {after}")
+    for name, entries in (("added", difference.added), ("missing", difference.missing)):
+        if entries:
+            lines.append(f"{name:<9}{len(entries)} rounds: entries {_some(entries)}")
+    for change in difference.changed:
+        fields = ", ".join(f"{name}: {old} -> {new}" for name, (old, new) in change.fields.items())
+        lines.append(_one_line(f"changed  entry {change.entry}: {fields}"))
+    lines += ["", _row("view", "before", "after")]
+    for one in difference.epsilons:
+        cells = ("none" if value is None else _digits(value) for value in (one.before, one.after))
+        lines.append(_row(one.view, *cells))
+    if difference.same:
+        verdict = "nothing differs"
+    elif goes_on(difference):
+        verdict = "the second goes on from the first"
+    else:
+        verdict = "the second does NOT go on from the first"
+    return "\n".join([*lines, "", f"verdict  {verdict}"]) + "\n"
+
+
+def _some(entries: tuple[int, ...]) -> str:
+    more = f" and {len(entries) - 8} more" if len(entries) > 8 else ""
+    return ", ".join(map(str, entries[:8])) + more
 
 
 def _signatures(verification: Verification) -> list[str]:
