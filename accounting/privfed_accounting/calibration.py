@@ -15,7 +15,7 @@ from privfed_accounting.round_plan import DropOuts, Mechanism, Protection, Round
 from privfed_accounting.sampling import Sampling
 from privfed_accounting.views import View
 
-_PRECISION = 1e-9
+_PRECISION, _COARSER = 1e-9, 1e-5
 _LEAST, _LARGEST = 1e-4, 1e8
 _FINE_GRID = 2.0**40
 
@@ -110,14 +110,15 @@ def calibrate(
         return least_multiplier(lambda z: not exceeded(Total.of([plan_at(z).charge(view)]).times(turns), budget, caps))
     if slack_reserve is not None:
         raise ParameterError("a fixed schedule keeps no slack_reserve: leave it out, or use schedule='adaptive'")
-    return least_multiplier(lambda z: _fixed_epsilon(plan_at(z), view, turns, delta) <= epsilon)
+    return least_multiplier(lambda z: _fixed_epsilon(plan_at(z), view, turns, delta) <= epsilon, precision=_COARSER)
 
 
-def least_multiplier(accepted: Callable[[float], bool]) -> float:
-    """Least multiplier accepted, to nine digits and on the accepted side; what is refused as meaningless is too little.
+def least_multiplier(accepted: Callable[[float], bool], *, precision: float = _PRECISION) -> float:
+    """Least multiplier accepted, on the accepted side; what is refused as meaningless is too little.
 
     Args:
         accepted: whether a multiplier is enough; true from some value on.
+        precision: relative; nine digits unless said.
     """
 
     def enough(multiplier: float) -> bool:
@@ -137,7 +138,7 @@ def least_multiplier(accepted: Callable[[float], bool]) -> float:
     low = 0.5 * high
     while low > _LEAST and enough(low):
         low, high = 0.5 * low, low
-    while high - low > _PRECISION * high:
+    while high - low > precision * high:
         middle = 0.5 * (low + high)
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
@@ -146,5 +147,5 @@ def least_multiplier(accepted: Callable[[float], bool]) -> float:
 def _fixed_epsilon(plan: RoundPlan, view: View, rounds: int, delta: float) -> float:
     """Epsilon of equal rounds, each taken for a round that the unit is in."""
     total = Total.of([plan.charge(view)]).times(rounds).epsilon(delta)
-    tight = schedule_bounds([(plan, None, rounds)], view, delta)
+    tight = schedule_bounds([(plan, None, rounds)], view, delta, two_sided=False)
     return total if tight is None else min(total, tight.upper)

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 # Losses are told apart to this many times the epsilon that the Renyi divergences give, and a little more.
 _REACH_FACTOR: Final = 1.5
 _REACH_MORE: Final = 6.0
-_LARGEST_EPSILON: Final = 60.0
+_LARGEST_EPSILON: Final = 200.0
+_LARGEST_SIZE: Final = 4 * SIZE
 
 
 def schedule_bounds(
-    rounds: Iterable[tuple[RoundPlan, int | None, int]], view: str | View, delta: float
+    rounds: Iterable[tuple[RoundPlan, int | None, int]], view: str | View, delta: float, *, two_sided: bool = True
 ) -> Bracket | None:
     """Lower and upper bound on epsilon at delta of a schedule that was fixed before its first round.
 
@@ -29,10 +30,11 @@ def schedule_bounds(
         rounds: for each kind of round its plan, its survivors (None: the worst the plan allows) and how often it ran.
         view: whose eyes.
         delta: 0 < delta < 1.
+        two_sided: False leaves the lower bound at 0, in half the time.
 
     Returns:
         None where there is no tight method: Skellam noise, cohorts that take turns, rounds that are not private, or an
-        epsilon above 60. The lower bound is 0 with cohorts of fixed size, for which none is known here.
+        epsilon above 200. The lower bound is 0 with cohorts of fixed size, for which none is known here.
 
     Guarantees:
         The upper bound counts slack, tails and sampler distances like `Total.epsilon`; the lower bound leaves them out,
@@ -49,10 +51,14 @@ def schedule_bounds(
     if not total.rdp:
         bare = Total(total.rounds, (total.parts[0], *((0.0, 0.0),) * 3))
         return Bracket(bare.epsilon(delta) * (1.0 - 1e-10), rough)
-    step = max(STEP, 2.0 * (_REACH_FACTOR * rough + _REACH_MORE) / SIZE)
-    upper = LossLedger(step=step)
-    lower = LossLedger(step=step, optimistic=True)
-    one_sided = False
+    width = 2.0 * (_REACH_FACTOR * rough + _REACH_MORE)
+    size = SIZE
+    while size < _LARGEST_SIZE and size * STEP < width:
+        size *= 2
+    step = max(STEP, width / size)
+    upper = LossLedger(step=step, size=size)
+    lower = LossLedger(step=step, size=size, optimistic=True)
+    one_sided = not two_sided
     for plan, survivors, count, _ in listed:
         hidden = hides_sample(plan, view)
         replacing = hidden and plan.sampling.kind == "fixed_size"
