@@ -69,8 +69,9 @@ def share_associated_data(*, epoch: bytes, root: bytes, sender: int, receiver: i
 def coefficient_key(seed: Bytes, *, epoch: bytes, root: bytes, n: int, suite: int = SUITE) -> bytes:
     """Key of the stream that sharing polynomials are drawn from.
 
-    Bound to the roster and its size, on which the threshold depends: a client that is restored and meets the same roster makes the very same message again, and
-    one that meets another shares with fresh polynomials under fresh keys. Neither repeats a nonce on other data.
+    Bound to the roster and its size, on which the threshold depends: a client that is restored and meets the same
+    roster makes the very same message again, and one that meets another shares with fresh polynomials under fresh keys.
+    Neither repeats a nonce on other data.
     """
     return hkdf_expand(hkdf_extract(root, seed), frame(of(labels.COEFFICIENTS, suite), epoch, root, number(n)))
 
