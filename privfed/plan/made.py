@@ -138,7 +138,7 @@ def _roomy(query: Query, terms: Terms) -> tuple[Grid, str]:
     price = (narrow.l2_sensitivity / narrow.scale) / (wide.l2_sensitivity / wide.scale)
     if price > CHEAP or _slack(narrow, terms) > _slack_limit(narrow, terms):
         return wide, "32 bits would cost more noise than they save bytes"
-    return narrow, f"32 bits halve the bytes and cost {price - 1:.2%} more noise"
+    return narrow, "32 bits halve the bytes and cost less than a thousandth more noise"
 
 
 def _slack(grid: Grid, terms: Terms) -> float:
