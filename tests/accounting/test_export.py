@@ -8,7 +8,7 @@ import sys
 import dp_accounting
 import pytest
 
-from privfed_accounting import GuaranteeBroken, Ledger, ParameterError
+from privfed_accounting import Budget, GuaranteeBroken, Ledger, ParameterError, Sampling
 from privfed_accounting.export import compare, dp_event
 from tests.accounting.plans import BUDGET, open_plan, plan
 
@@ -51,6 +51,51 @@ def test_their_rdp_is_looser(ledger: Ledger) -> None:
     accountant = dp_accounting.rdp.RdpAccountant()
     accountant.compose(dp_event(ledger))
     assert accountant.get_epsilon(BUDGET.delta) > 1.05 * ledger.epsilon()
+
+
+def test_rounds_that_are_no_plain_gaussians() -> None:
+    """Skellam rounds as zCDP events and sampled ones as what they are: their Renyi accountant finds ours."""
+    budget = Budget(8.0, 1e-5, view="released", accounting="renyi")
+    records = Sampling.poisson(0.05, unit="record")
+    skellam = plan(mechanism="skellam", mu2=0.01, sigma=1000.0, l1_sensitivity=500.0)
+    sampled = plan(mu2=0.5, sampling=records)
+    with Ledger.open(None, budget=budget) as ledger:
+        for each in (skellam, skellam, sampled, plan(mu2=0.02)):
+            ledger.settle(ledger.reserve(each), participants=50, survivors=40, bytes_up=1)
+        for realised in (False, True):
+            event = dp_event(ledger, realised=realised)
+            inner = [each.event for each in event.events]
+            assert [type(each).__name__ for each in inner] == ["ZCDpEvent", "PoissonSampledDpEvent", "GaussianDpEvent"]
+            assert [each.count for each in event.events] == [2, 1, 1]
+            both = compare(ledger, realised=realised)
+            assert both.theirs_rdp == pytest.approx(both.ours_bare, rel=1e-6)
+            assert both.theirs_exact is None
+            assert both.theirs_pld is None, "their loss distributions know no zCDP"
+            assert both.ours >= both.ours_bare
+        spent = ledger.epsilon()
+    with Ledger.open(None, budget=budget) as ledger:
+        for _ in range(3):
+            ledger.reserve(sampled)
+        both = compare(ledger)
+        assert both.theirs_pld is not None
+        assert both.theirs_rdp is not None
+        assert both.theirs_pld < both.ours_bare == pytest.approx(both.theirs_rdp, rel=1e-6)
+    assert spent > 0.0
+
+
+def test_cohorts_as_they_are() -> None:
+    budget = Budget(8.0, 1e-5, view="released", accounting="renyi")
+    cohort = plan(mu2=0.2, drop_outs="exact", sampling=Sampling.fixed_size(5, 100, unit="client"))
+    rota = [plan(mu2=0.1, sampling=Sampling.round_robin(25, 100, unit="client", turn=turn)) for turn in (0, 1, 1, 2)]
+    with Ledger.open(None, budget=budget) as ledger:
+        for each in (cohort, *rota):
+            ledger.reserve(each)
+        event = dp_event(ledger)
+        kinds = {type(each.event).__name__: each.count for each in event.events}
+        assert kinds == {"SampledWithoutReplacementDpEvent": 1, "GaussianDpEvent": 2}, "of the rota the dearest cohort"
+        (drawn,) = [each.event for each in event.events if hasattr(each.event, "sample_size")]
+        assert (drawn.source_dataset_size, drawn.sample_size) == (100, 5)
+        assert compare(ledger).theirs_rdp is None, "they have no such relation"
 
 
 def test_nothing_and_everything() -> None:
