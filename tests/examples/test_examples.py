@@ -87,3 +87,26 @@ def test_simulate_many_clients(tmp_path) -> None:
     assert outcome["sum_is_exact"] is True
     assert outcome["survivors"] == 310 - 15
     assert outcome["neighbours"] < 40
+
+
+def test_exact_dropouts(tmp_path) -> None:
+    out = run("exact_dropouts.py", "--clients", "8", "--tolerated", "2", cwd=tmp_path)
+    rows = re.findall(r"^ +(\d) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +(\d+) of (\d+)$", out, re.MULTILINE)
+    assert [int(row[0]) for row in rows] == [0, 1, 2]
+    provision, exact = ([float(row[column]) for row in rows] for column in (1, 3))
+    assert provision[0] > provision[1] > provision[2] == exact[2]
+    assert len(set(exact)) == 1
+    for row in rows:
+        assert float(row[4]) == pytest.approx(float(row[3]), rel=0.1)
+    assert [int(row[5]) for row in rows] == [8, 7, 0]
+    late, measured = (float(value) for value in re.findall(r"stated ([\d.]+), measured ([\d.]+), kept 1", out)[0])
+    assert late > exact[0]
+    assert measured == pytest.approx(late, rel=0.1)
+
+
+def test_comparison_modes(tmp_path) -> None:
+    out = run("comparison_modes.py", "--clinics", "16", cwd=tmp_path)
+    noise = {mode: float(value) for mode, value in re.findall(r"^(\w+) +([\d.]+) ", out, re.MULTILINE)}
+    assert noise["secure"] == pytest.approx(noise["central"], rel=0.01)
+    assert noise["local"] == pytest.approx(4 * noise["secure"], rel=0.01)
+    assert noise["none"] == 0.0
