@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, TypeAlias
@@ -21,7 +22,8 @@ from .server_round import ServerRound
 from .server_setup import ServerRoster
 from .shamir import LIMBS, Field, combine, from_limbs, lagrange_at_zero
 from .suites import suite
-from .workers import Workers
+from .vectors import VectorSpec
+from .workers import Workers, pool, shares_memory
 
 IndexDisputes: TypeAlias = tuple[tuple[int, tuple[int, ...]], ...]
 _DEALERS_AT_ONCE: Final = 256
@@ -173,26 +175,65 @@ def remove_masks(
     current: ServerRound, opened: Opened, *, offer: Offer, roster: ServerRoster, workers: Workers = None
 ) -> None:
     """Take the self masks of survivors and the half-open pair masks of drop-outs out of the accumulators."""
-    rows = _rows(current, opened, offer, roster)
-    while batch := list(islice(rows, _ROWS_AT_ONCE)):
-        for position, spec in enumerate(offer.vectors):
-            total = current.sums[spec.name]
-            mask_into(total, total, [row[position] for row in batch], suite=suite(offer.suite), workers=workers)
+    with pool(workers) as executor:
+        hired = workers if executor is None else executor
+        rows = _rows(current, opened, offer, roster, executor)
+        while batch := list(islice(rows, _ROWS_AT_ONCE)):
+            for position, spec in enumerate(offer.vectors):
+                total = current.sums[spec.name]
+                mask_into(total, total, [row[position] for row in batch], suite=suite(offer.suite), workers=hired)
     for spec in offer.vectors:
         reduce(current.sums[spec.name], spec.bits)
 
 
-def _rows(current: ServerRound, opened: Opened, offer: Offer, roster: ServerRoster) -> Iterator[list[Mask]]:
-    """One row per mask that is still in the sums, one column per vector.
-
-    Of a drop-out, what it would have applied: the opposite of what its neighbours did.
-    """
+def _rows(
+    current: ServerRound, opened: Opened, offer: Offer, roster: ServerRoster, executor: Executor | None
+) -> Iterator[list[Mask]]:
+    """One row per mask that is still in the sums, one column per vector."""
     context, vectors, number = current.context, offer.vectors, offer.suite
     for index, seed in opened.seeds.items():
         yield derivation.self_masks(seed, context=context, index=index, vectors=vectors, subtract=True, suite=number)
     alive = roster.topology.mask(current.survivors)
-    for index, key in opened.keys.items():
-        agreement = Agreement(key)
-        for peer in roster.topology.among(index, alive):
-            secret = agreement.shared_secret(roster.round_key(peer, current.number))
-            yield derivation.pair_masks(secret, context=context, index=index, peer=peer, vectors=vectors, suite=number)
+    jobs = [
+        _Recovery(
+            index,
+            key,
+            {peer: roster.round_key(peer, current.number) for peer in roster.topology.among(index, alive)},
+            context,
+            vectors,
+            number,
+        )
+        for index, key in opened.keys.items()
+    ]
+    elsewhere = executor is not None and not shares_memory(executor)  # agreements hold the interpreter's lock
+    recovered = executor.map(_pair_rows, jobs) if executor is not None and elsewhere else map(_pair_rows, jobs)
+    for rows in recovered:
+        yield from rows
+
+
+@dataclass(frozen=True)
+class _Recovery:
+    """A drop-out whose pair masks are computed again, maybe in another process."""
+
+    index: int
+    key: bytes = field(repr=False)
+    peers: dict[int, bytes] = field(repr=False)
+    context: bytes = field(repr=False)
+    vectors: tuple[VectorSpec, ...]
+    suite: int
+
+
+def _pair_rows(job: _Recovery) -> list[list[Mask]]:
+    """What a drop-out would have applied: the opposite of what its neighbours did."""
+    agreement = Agreement(job.key)
+    return [
+        derivation.pair_masks(
+            agreement.shared_secret(public),
+            context=job.context,
+            index=job.index,
+            peer=peer,
+            vectors=job.vectors,
+            suite=job.suite,
+        )
+        for peer, public in job.peers.items()
+    ]

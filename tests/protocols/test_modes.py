@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+import tracemalloc
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -146,13 +148,14 @@ def test_a_server_with_identities_needs_a_key_and_a_directory() -> None:
         Server(offer, signer=signer_of(b"the server"))
 
 
-@pytest.mark.parametrize("workers", [1, 3, "executor"])
+@pytest.mark.parametrize("workers", [1, 3, "threads", "processes"])
 def test_workers_change_nothing(workers: int | str) -> None:
     spec = VectorSpec("x", 300_000, 32)
     net = Network.make(5, vectors=[spec], rounds=2).set_up()
     vectors = net.vectors()
-    with ThreadPoolExecutor(2) as executor:
-        hands = executor if workers == "executor" else workers
+    context = multiprocessing.get_context("spawn")
+    with ThreadPoolExecutor(2) as threads, ProcessPoolExecutor(1, mp_context=context) as processes:
+        hands = {"threads": threads, "processes": processes}.get(str(workers), workers)
         for identity, start in net.server.start_round(model_digest=MODEL, plan_digest=PLAN).items():
             net.tell(identity, start)
             alone = net.restored(identity).submit(vectors[identity], model_digest=MODEL, plan_digest=PLAN)
@@ -167,3 +170,24 @@ def test_workers_change_nothing(workers: int | str) -> None:
         result = net.server.close_unmask(workers=hands)
     expected = sum(vectors[identity]["x"].astype(np.uint64) for identity in result.survivors) % 2**32
     assert np.array_equal(result.sums["x"], expected)
+
+
+def test_the_server_holds_the_shares_of_set_up_once_and_frees_them_with_the_mail() -> None:
+    n, rounds = 30, 40
+    net = Network.make(n, rounds=rounds, dropout=0.2)
+    replies = {identity: net.tell(identity, roster) or b"" for identity, roster in net.advertise().items()}
+    total = sum(map(len, replies.values()))
+    assert total > n * (n - 1) * 72 * rounds
+    tracemalloc.start()
+    for identity, reply in replies.items():
+        net.server.receive(identity, reply)
+    mail = net.server.close_shares()
+    for identity in mail:
+        assert len(mail[identity]) > total // n - 200
+    held, peak = tracemalloc.get_traced_memory()
+    del mail
+    left = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 1.1 * total
+    assert peak < 1.3 * total
+    assert left < 0.1 * total
