@@ -52,7 +52,7 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
 def test_a_fault_planted_in_the_path_of_a_release_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, expected = PLANTED[name]
     plant(monkeypatch)
-    found = audit(canaries=500, guesses=200, clients=40)
+    found = audit(canaries=500, guesses=200, clients=40 if "canary_clients" in expected else 16)
     assert expected <= set(found.failed)
     assert not found.ok
 
@@ -73,11 +73,11 @@ def test_noise_that_is_two_percent_off_is_found_with_enough_coordinates(
 
 
 def test_correct_runs_are_left_in_peace() -> None:
-    """At the default rate, one false alarm in a million; and at one in ten, more than 6 of 12 have a chance of 5e-5."""
+    """At the default rate, one false alarm in a million; and at one in ten, more than 4 of 8 have a chance of 5e-4."""
     runs = [
-        audit(false_alarm=0.1, random_state=seed, noise_seed=seed, canaries=200, dimension=500) for seed in range(12)
+        audit(false_alarm=0.1, random_state=seed, noise_seed=seed, canaries=200, dimension=500) for seed in range(8)
     ]
-    assert sum(not run.ok for run in runs) <= 6
+    assert sum(not run.ok for run in runs) <= 4
     assert all(finding.p_value is None or finding.p_value > 1e-6 / 17 for run in runs for finding in run.findings)
     assert sum(run.lower_bound > run.epsilon for run in runs) <= 4
 
