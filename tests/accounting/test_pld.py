@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,9 @@ def test_every_sampler_is_accounted_as_what_it_is() -> None:
         assert bounds.lower <= bounds.upper
         found[name] = bounds.upper
     found["rota"] = gaussian_epsilon(1e-5, 0.2 * math.sqrt(100))
+    page = (Path(__file__).resolve().parents[2] / "accounting" / "README.md").read_text(encoding="utf-8")
+    told = f"Poisson {found['poisson']:.2f}, cohorts of fixed size {found['cohort']:.2f}, a rota {found['rota']:.2f}."
+    assert told in page
     assert found["poisson"] < 0.55 * found["cohort"] < 0.55 * found["rota"] < 0.5 * found["all"]
     assert poisson.charge("server").rdp == (), "the server sees the sample"
 
