@@ -27,7 +27,7 @@ from privfed.mechanism.clip import MAX_BOUND, MIN_BOUND, clip_l2
 
 __all__ = ["COUNT_SHARE", "RATE", "CountSplit", "join", "next_bound", "separate", "split"]
 
-RATE: Final = 0.2  # of arXiv:1905.03871, section 3.1: a factor of e in five rounds of unanimity
+RATE: Final = 0.2  # that of arXiv:1905.03871: a factor of e in ten rounds of unanimity around the median
 COUNT_SHARE: Final = 1 / 20  # its sigma_b = n / 20: the fraction is known to 5 %
 
 

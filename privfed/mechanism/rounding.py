@@ -2,7 +2,7 @@
 
 Rounding x to a neighbouring integer at random, up with probability x - floor(x), is unbiased, but an unlucky draw may
 be longer than x by sqrt(d). Draws that are too long are therefore thrown away and made again (Kairouz, Liu and Steinke
-2021, arXiv:2102.06387, section 4.1); what leaves the client obeys the bound with certainty, and the bound is near the
+2021, arXiv:2102.06387); what leaves the client obeys the bound with certainty, and the bound is near the
 typical length. The noise is calibrated to the bound, so the smaller bound is bought with a trace of bias.
 """
 

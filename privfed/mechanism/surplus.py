@@ -171,7 +171,7 @@ def surplus_noise(
     total = np.zeros(size, dtype=np.int64)
     for variance in components.surplus[first - 1 :]:
         total += integer_noise(law, variance, size, Keystream.derived(seed, purpose=_PURPOSE))
-        seed = _next_seed(seed)
+        seed = surplus_seed(seed, 2)
     return total
 
 
@@ -201,7 +201,3 @@ def _check_components(components: ComponentVariances, law: Law) -> None:
             f"a noise component has standard deviation {math.sqrt(least):.3g}, expected at least"
             f" {MIN_COMPONENT_SIGMA:g} for sums of discrete Gaussians: use Skellam noise, or a finer grid"
         )
-
-
-def _next_seed(seed: bytes) -> bytes:
-    return surplus_seed(seed, 2)
