@@ -19,11 +19,9 @@ from privfed.demo.progress import RoundTable
 from privfed.engines import LocalFederation, Loss
 from privfed.errors import UsageError
 from privfed.learners.mixture import GaussianMixture, RoundReport
+from privfed.learners.projection import protected_projection
 from privfed.plan import tolerated_losses
-from privfed.query import FloatArray
-from privfed.statistics.histograms import Magnitudes, radius_of
-from privfed.statistics.moments import Moments, moments_of
-from privfed.statistics.transform import LinearMap, TransformedFederation, principal_components
+from privfed.statistics.transform import LinearMap, TransformedFederation
 from privfed_accounting import Budget, verify
 
 __all__ = ["run_demo"]
@@ -33,8 +31,7 @@ ALPHA = 0.5  # of the Dirichlet: a silo holds mostly two or three of ten labels
 PROJECTED = 8  # principal components that the mixture sees
 MAX_RECORDS = 100_000  # rows that a silo may hold; public
 VIEWS = ("server", "client", "unmasked")
-# Shares of the budget: range (only where no bounds are public), mean and spread, covariance; the mixture has the rest.
-RANGE, MEAN, COVARIANCE = 0.03, 0.03, 0.22
+PROJECTION = 0.28  # of the budget; the mixture has the rest
 
 
 def run_demo(options: DemoOptions, console: Console | None = None) -> dict[str, Any]:
@@ -120,24 +117,15 @@ def _train(
             }
         )
 
-    d = federation.n_features
-    if data.bounds is None:
-        release = federation.release(Magnitudes(), share=RANGE, purpose="range of the rows")
-        _record(release, "range")
-        about = Moments(center=np.zeros(d), radius=radius_of(release), second="trace")
-    else:
-        low, high = data.bounds
-        ball = Moments.in_box(np.full(d, low), np.full(d, high))
-        about = Moments(center=ball.center, radius=ball.radius, second="trace")
-    release = federation.release(about, share=MEAN, purpose="mean and spread")
-    _record(release, "mean")
-    mean, spread = _mean_and_spread(about, release)
-    query = Moments(center=mean, radius=min(1.1 * spread, about.radius))
-    release = federation.release(query, share=COVARIANCE, purpose="covariance")
-    _record(release, "covariance")
-    _, center, covariance = moments_of(query, release)
-    linear_map, variances = principal_components(center, covariance, min(PROJECTED, d))
-    reach = 4.0 * np.sqrt(variances)
+    linear_map, variances = protected_projection(
+        federation,
+        min(PROJECTED, federation.n_features),
+        bounds=data.bounds,
+        share=PROJECTION,
+        callback=lambda purpose, release: _record(release, purpose),
+    )
+    # One width for all axes: they share the unit of the rows, and a row of clusters is longer than what stands across.
+    reach = np.full(len(variances), 4.0 * math.sqrt(float(variances.max())))
     mixture = GaussianMixture(
         options.components,
         covariance_type="tied",
@@ -147,14 +135,6 @@ def _train(
     )
     mixture.fit(TransformedFederation(federation, linear_map))
     return linear_map, mixture
-
-
-def _mean_and_spread(query: Moments, release: Any) -> tuple[FloatArray, float]:
-    """Return the noised mean and the root of the noised total variance, at least 1 % of the ball's radius."""
-    count = max(float(release["count"]), 1.0)
-    shift = release["sum"] / count
-    variance = float(release["second"]) / count - float(shift @ shift)
-    return query.center + shift, math.sqrt(max(variance, (0.01 * query.radius) ** 2))
 
 
 def _losses(options: DemoOptions) -> Iterator[Loss]:

@@ -1,10 +1,13 @@
 """Starts that cost no privacy: components spread over a released Gaussian.
 
-Centres are those of a k-means quantiser of the Gaussian, in standardised features, and every component starts as
-wide as its cell. Both matter. A common covariance shrinks by EM only where components already stand apart, and slowly:
-about centres drawn at random, as wide as one of K equal parts of the whole, clusters in a row were still one smear
-after 8 rounds, noise or no noise, and the fit lost one of them in most runs. Standardised features keep the
-correlations that whitening hides: along a row of clusters the Gaussian is long, so that is where the cells divide it.
+Centres are those of a k-means quantiser of the Gaussian, and every component starts as wide as its cell. Both matter.
+A common covariance shrinks by EM only where components already stand apart, and slowly: about centres drawn at random,
+as wide as one of K equal parts of the whole, clusters in a row were still one smear after 8 rounds, noise or no noise,
+and the fit lost one of them in most runs.
+
+Cells are round in units of the public bounds. In whitened coordinates every direction of the Gaussian is as long as
+any other, and nothing tells where to divide it; in those of the bounds it is long where clusters lie in a row. Bounds
+of one width for all features say that these have one unit, bounds of their own that each has its own.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureM
 
 __all__ = ["spread_components"]
 
-DRAWS: Final = 100  # of the Gaussian, for each cell
+DRAWS, LEAST_DRAWS = 100, 3000  # of the Gaussian: for each cell, and in all
 LLOYD_STEPS: Final = 30
 
 
@@ -30,16 +33,20 @@ def spread_components(
     """Return K components over the Gaussian N(0, covariance), in working coordinates.
 
     Args:
-        coordinates: the working coordinates, whose transform tells how features of the data relate to them.
+        coordinates: the working coordinates; cells are round in units of its bounds, or where a side is open, in those
+            of the Gaussian's own standard deviations.
         covariance: released or public, shape (d, d).
         K: number of components.
         kind: covariance type of the result.
         random: for the draws that stand for the Gaussian.
     """
     d = len(coordinates.centre)
-    draws = random.multivariate_normal(np.zeros(d), covariance, max(DRAWS * K, 3000))
+    draws = random.multivariate_normal(np.zeros(d), covariance, max(DRAWS * K, LEAST_DRAWS))
     features = draws @ np.linalg.inv(coordinates.transform)
-    labels = kmeans(features / features.std(axis=0), K, random, max_iter=LLOYD_STEPS)
+    width = coordinates.high - coordinates.low
+    labels = kmeans(
+        features / (width if np.isfinite(width).all() else features.std(axis=0)), K, random, max_iter=LLOYD_STEPS
+    )
     sizes = np.maximum(np.bincount(labels, minlength=K), 1)
     means = np.stack([np.bincount(labels, weights=column, minlength=K) for column in draws.T], axis=1) / sizes[:, None]
     inside = draws - means[labels]
