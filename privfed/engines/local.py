@@ -134,7 +134,7 @@ class LocalFederation(FederationBase):
         unknown = sorted(set(guards or {}) - set(self._sources))
         if unknown:
             raise UsageError(f"guards name clients {unknown}, expected some of {sorted(self._sources)}")
-        agreement = Agreement(self._terms, self._dropout, budget, self.run, self._noise_source)
+        agreement = Agreement(self._terms, budget, self.run, self._noise_source)
         self._sides = {
             name: ClientSide(
                 name,
@@ -232,7 +232,7 @@ class LocalFederation(FederationBase):
             keys=self._keys,
             rounds=min(task.expected_rounds, MAX_EPOCH_ROUNDS),
             colluders=max(view.t if view.kind == "colluders" else 0, min(1, guaranteed - 2)),
-            dropout=self._dropout,
+            dropout=self._terms.dropout,
             lost=lost,
         )
 

@@ -23,14 +23,12 @@ class Agreement:
 
     Attributes:
         terms: what every release has in common; noise, sampling and rotation seed are each release's own.
-        dropout: fraction of a cohort that may be lost.
         budget: what all releases together may cost; None allows sums without noise, and only those.
         run: name of the run, for the client's own ledger.
         noise_source: where this client's noise comes from, likewise.
     """
 
     terms: Terms
-    dropout: float
     budget: Budget | None
     run: str = ""
     noise_source: NoiseSource = "os"
@@ -79,7 +77,7 @@ class Agreement:
         planned = min(max(terms.planned, 2), everybody)
         if sampling.kind != "poisson":
             planned = min(planned, sampling.size)
-        return {"planned": planned, "guaranteed": planned - tolerated_losses(planned, self.dropout)}
+        return {"planned": planned, "guaranteed": planned - tolerated_losses(planned, self.terms.dropout)}
 
 
 @lru_cache(maxsize=64)

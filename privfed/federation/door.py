@@ -15,7 +15,7 @@ from privfed.errors import FederationError, UsageError, checked_integer
 from privfed.federation.pricing import Pricing, check_budget
 from privfed.federation.release import Release
 from privfed.federation.rounds import RoundOutcome, RoundTask
-from privfed.federation.sampling import check_sampling, draw_cohort
+from privfed.federation.sampling import check_sampling, draw_cohort, remember_cohorts
 from privfed.federation.vector import opened_vector
 from privfed.mechanism.randomness import Keystream
 from privfed.plan import Plan, Terms, tolerated_losses
@@ -93,7 +93,6 @@ class FederationBase(ABC):
         self._names = tuple(clients)
         self._budget = budget
         self._ledger = ledger
-        self._dropout = float(dropout)
         self._terms = Terms(
             unit="record" if budget is None else budget.unit,
             view="server" if budget is None else str(budget.view),
@@ -103,13 +102,15 @@ class FederationBase(ABC):
             planned=planned,
             guaranteed=guaranteed,
             drop_outs=drop_outs,
+            population=planned,
+            dropout=float(dropout),
             max_records=checked_integer("max_records", max_records, least=1),
             records_per_client=float(records_per_client),
             protection=protection,
         )
         check_terms(self._terms)
         self._sampling = Sampling.none() if sampling is None else sampling
-        check_sampling(self._sampling, self._terms, self._dropout, budget)
+        check_sampling(self._sampling, self._terms, budget)
         self._turns = 0
         self._rounds_done = 0
         self.run = f"run-{secrets.token_hex(6)}"  # public: tells the runs of one ledger apart
@@ -199,11 +200,11 @@ class FederationBase(ABC):
         Costs nothing; `Plan.explain()` says in words what was chosen and why.
         """
         sampling = self._sampling if sampling is None else sampling
-        check_sampling(sampling, self._terms, self._dropout, self._budget)
+        check_sampling(sampling, self._terms, self._budget)
         expected = self._names
         if sampling.unit == "client" and sampling.kind != "none":
             expected = self._names[: max(2, math.floor(sampling.rate * len(self._names)))]
-        terms = self._pricing.terms_of(self._terms, sampling, len(expected), self._dropout, bytes(32))
+        terms = self._pricing.terms_of(self._terms, sampling, len(expected), bytes(32))
         return self._pricing.prepare(query, terms, share, noise_multiplier).plan
 
     def release(
@@ -244,13 +245,15 @@ class FederationBase(ABC):
             raise UsageError(f"query is {query!r}, expected a query such as privfed.Count()")
         rounds = checked_integer("rounds", rounds, least=1)
         sampling = self._sampling if sampling is None else sampling
-        check_sampling(sampling, self._terms, self._dropout, self._budget)
+        check_sampling(sampling, self._terms, self._budget)
+        if sampling.kind == "round_robin":
+            remember_cohorts(self._ledger, self._names)
         sampling = self._whose_turn(sampling)
         cohort = draw_cohort(self._names, sampling, self._keystream("cohort"))
         if len(cohort) < 2:
             raise FederationError(f"the sample holds {len(cohort)} clients, expected at least 2: raise its rate")
         seed = self._keystream("rotation").uint64(4).tobytes()
-        terms = self._pricing.terms_of(self._terms, sampling, len(cohort), self._dropout, seed)
+        terms = self._pricing.terms_of(self._terms, sampling, len(cohort), seed)
         prepared = self._pricing.prepare(query, terms, share, noise_multiplier)
         entry = self._ledger.reserve(prepared.entry(purpose))
         revealed = False

@@ -90,11 +90,11 @@ class Pricing:
             used = np.where(limits > 0.0, self.ledger.spent().joint_rdp / limits, np.inf)
         return max(0.0, 1.0 - float(used.min()))
 
-    def terms_of(self, agreed: Terms, sampling: Sampling, clients: int, dropout: float, seed: bytes) -> Terms:
+    def terms_of(self, agreed: Terms, sampling: Sampling, clients: int, seed: bytes) -> Terms:
         """Return the terms of one release of `clients` out of all that were agreed on, noise left open."""
         sizes = {}
         if sampling.unit == "client" and sampling.kind != "none":
-            sizes = {"planned": clients, "guaranteed": clients - tolerated_losses(clients, dropout)}
+            sizes = {"planned": clients, "guaranteed": clients - tolerated_losses(clients, agreed.dropout)}
         return msgspec.structs.replace(agreed, sampling=SamplingTerms.of(sampling), rotation_seed=seed, **sizes)
 
     def prepare(self, query: Query, terms: Terms, share: float | None, noise_multiplier: float | None) -> Prepared:

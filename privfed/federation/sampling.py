@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -11,14 +12,16 @@ import numpy.typing as npt
 from privfed.errors import UsageError
 from privfed.mechanism.randomness import Keystream
 from privfed.plan import Terms, tolerated_losses
-from privfed_accounting import Budget, Sampling
+from privfed_accounting import Budget, Ledger, Sampling
 
-__all__ = ["check_sampling", "draw_cohort", "poisson", "turns"]
+__all__ = ["check_sampling", "draw_cohort", "poisson", "remember_cohorts", "turns"]
+
+ROSTER_NOTE = "cohorts of clients take turns"
 
 TOO_SMALL = 1e-6  # of delta: chance that a Poisson cohort is too small to be summed, beyond which it is refused
 
 
-def check_sampling(sampling: Sampling, terms: Terms, dropout: float, budget: Budget | None) -> None:
+def check_sampling(sampling: Sampling, terms: Terms, budget: Budget | None) -> None:
     """Refuse sampling that this federation cannot do.
 
     A Poisson cohort too small to be summed would show that a client is missing from it; where samples are to hide who
@@ -40,7 +43,7 @@ def check_sampling(sampling: Sampling, terms: Terms, dropout: float, budget: Bud
             raise UsageError("sampled records amplify nothing for unit 'client': sample clients, or nothing")
         return
     if sampling.kind != "poisson":
-        _check_cohorts(sampling, terms, dropout)
+        _check_cohorts(sampling, terms)
         return
     if budget is not None:
         others, rate = terms.planned - 1, sampling.rate
@@ -52,13 +55,13 @@ def check_sampling(sampling: Sampling, terms: Terms, dropout: float, budget: Bud
             )
 
 
-def _check_cohorts(sampling: Sampling, terms: Terms, dropout: float) -> None:
+def _check_cohorts(sampling: Sampling, terms: Terms) -> None:
     if sampling.population != terms.planned:
         raise UsageError(
             f"the sampling is of {sampling.population} clients, the federation has {terms.planned}: use that population"
         )
     smallest = terms.planned // sampling.period if sampling.kind == "round_robin" else sampling.size
-    if smallest - tolerated_losses(smallest, dropout) < 2:
+    if smallest - tolerated_losses(smallest, terms.dropout) < 2:
         raise UsageError(f"cohorts of {smallest} clients may leave fewer than 2 of them: sample more")
 
 
@@ -79,7 +82,7 @@ def draw_cohort(names: Sequence[str], sampling: Sampling, keystream: Keystream) 
     """Return the clients of one release, in the order of `names`.
 
     Args:
-        names: all clients; for "round_robin" always in the same order.
+        names: all clients.
         sampling: whose unit is "client"; with any other everybody takes part.
         keystream: where the random bits come from.
     """
@@ -101,5 +104,23 @@ def _taken(names: Sequence[str], chosen: npt.NDArray[np.bool_]) -> tuple[str, ..
 
 def turns(names: Sequence[str], sampling: Sampling) -> list[tuple[str, ...]]:
     """Return the disjoint cohorts of a round-robin schedule, of nearly equal sizes, none above `sampling.size`."""
-    parts = np.array_split(np.arange(len(names)), sampling.period)
-    return [tuple(names[index] for index in part) for part in parts]
+    ordered = sorted(names)  # the same cohorts however the clients were listed
+    return [tuple(ordered[index] for index in part) for part in np.array_split(np.arange(len(names)), sampling.period)]
+
+
+def remember_cohorts(ledger: Ledger, names: Sequence[str]) -> None:
+    """Note in the ledger who takes turns, and refuse others: each cohort counts its own rounds, so that no client may
+    change from one to another on the same budget.
+
+    Raises:
+        UsageError: the ledger has cohorts of other clients.
+    """  # fmt: skip
+    digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+    noted = [note.facts.get("clients") for note in ledger.notes() if note.text == ROSTER_NOTE]
+    if not noted:
+        ledger.note(ROSTER_NOTE, {"clients": digest})
+    elif noted[0] != digest:
+        raise UsageError(
+            "this ledger has cohorts of other clients that take turns, and none may change cohorts on one budget:"
+            " bring the same clients, or start another ledger"
+        )

@@ -20,7 +20,7 @@ from privfed.mechanism.rotation import Rotation
 from privfed.mechanism.rounding import MAX_NORM, rounding_bound
 from privfed.mechanism.sensitivity import l1_of_integers, record_terms
 from privfed.plan.fine import ROUNDED_UP, bounded_row_error
-from privfed.plan.grid import Grid, capacity_of, share_of
+from privfed.plan.grid import Grid, capacity_of, scaled_for, share_of
 from privfed.plan.terms import LEAST_BITS, SamplingTerms, Terms
 from privfed.query import Query
 
@@ -70,13 +70,18 @@ class _Case:
     unit_bound: float
     row_error: float
     terms: Terms
+    whole: Terms
 
 
 def _case(query: Query, terms: Terms) -> _Case:
     unit_bound = query.sensitivity(terms.unit, records_per_client=terms.records_per_client).l2
     row_error = bounded_row_error(query, terms) if terms.unit == "record" else 0.0
-    common = msgspec.structs.replace(terms, rotation_seed=bytes(32), sampling=SamplingTerms(), bits=0)
-    return _Case(query.layout.size, unit_bound, row_error, common)
+    return _Case(query.layout.size, unit_bound, row_error, _bare(terms), _bare(scaled_for(terms)))
+
+
+def _bare(terms: Terms) -> Terms:
+    """Return the terms without what changes from release to release and makes no difference to the grid."""
+    return msgspec.structs.replace(terms, rotation_seed=bytes(32), sampling=SamplingTerms(), bits=0)
 
 
 @lru_cache(maxsize=256)
@@ -94,16 +99,16 @@ def _fewest(case: _Case, price: float) -> int:
 @lru_cache(maxsize=256)
 def _grid(case: _Case, bits: int) -> Grid | None:
     """Return the finest grid of a ring, whatever it costs; None if there is none, or too little noise to account."""
-    terms = case.terms
+    terms, whole = case.terms, case.whole
     rotation = Rotation(dimension=case.dimension, seed=terms.rotation_seed)
-    shares_drawn = terms.planned if terms.protection == "central" else 1
+    shares_drawn = whole.planned if terms.protection == "central" else 1
 
     def deviation(scale: float) -> float:
         return sum_deviation(
             norm=grid_norm(terms, scale),
-            clients=terms.planned,
+            clients=whole.planned,
             block=rotation.block,
-            share_variance=share_of(terms, _sensitivity(case, scale, rotation)[0]) ** 2 / shares_drawn,
+            share_variance=share_of(whole, _sensitivity(case, scale, rotation)[0]) ** 2 / shares_drawn,
         )
 
     finest = (MAX_NORM / 2.0 - math.sqrt(rotation.length)) / capacity_of(terms)

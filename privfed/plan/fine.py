@@ -7,7 +7,7 @@ from typing import Final
 
 from privfed.errors import UsageError
 from privfed.mechanism.sensitivity import client_sensitivity, record_sensitivity
-from privfed.plan.grid import Grid, capacity_of, share_of
+from privfed.plan.grid import Grid, capacity_of, scaled_for, share_of
 from privfed.plan.terms import Terms
 from privfed.query import Query
 
@@ -33,9 +33,10 @@ def fine_grid(query: Query, terms: Terms, bits: int) -> Grid:
     """
     unit_bound = query.sensitivity(terms.unit, records_per_client=terms.records_per_client).l2
     capacity = capacity_of(terms)
-    relative = share_of(terms, unit_bound)
-    shares = 1 if terms.protection == "central" else terms.planned
-    scale = _scale(terms.planned * capacity + shares * NOISE_TAIL * relative, relative, bits)
+    whole = scaled_for(terms)
+    relative = share_of(whole, unit_bound)
+    shares = 1 if terms.protection == "central" else whole.planned
+    scale = _scale(whole.planned * capacity + shares * NOISE_TAIL * relative, relative, bits)
     sensitivity = _sensitivity(query, terms, unit_bound, scale)
     if sensitivity > MAX_GRID_PRICE * unit_bound * scale:
         found = f"sensitivity {sensitivity / scale:.3g} on the grid for one of {unit_bound:.3g}"

@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from privfed.plan.terms import Terms
+import msgspec
 
-__all__ = ["Grid", "Mechanism", "Regime", "capacity_of", "share_of"]
+from privfed.plan.terms import Terms, tolerated_losses
+
+__all__ = ["Grid", "Mechanism", "Regime", "capacity_of", "scaled_for", "share_of"]
 
 Regime = Literal["fine", "coarse"]
 Mechanism = Literal["discrete_gaussian", "skellam", "none"]
@@ -57,3 +59,16 @@ def share_of(terms: Terms, sensitivity: float) -> float:
     """
     total = sensitivity * terms.noise_multiplier
     return total if terms.protection == "central" else total / math.sqrt(terms.guaranteed)
+
+
+def scaled_for(terms: Terms) -> Terms:
+    """Return the terms whose number of clients the scale is chosen for.
+
+    Those of a Poisson sample of clients are scaled for all of them: the released numbers are multiples of the grid's
+    step, which must not tell how many were drawn where the sample is to hide who is in it.
+    """
+    sampling, everybody = terms.sampling, terms.population
+    if sampling.kind != "poisson" or sampling.unit != "client" or everybody == 0:
+        return terms
+    guaranteed = everybody - tolerated_losses(everybody, terms.dropout)
+    return msgspec.structs.replace(terms, planned=everybody, guaranteed=guaranteed)

@@ -149,6 +149,8 @@ def preview(
         planned=planned,
         guaranteed=guaranteed,
         drop_outs=drop_outs,
+        population=clients,
+        dropout=dropout,
         max_records=checked_integer("max_records", max_records, least=1),
         records_per_client=1.0,
         protection=protection,

@@ -74,6 +74,8 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         planned: clients that are expected.
         guaranteed: fewest survivors for which the round completes; their noise suffices.
         drop_outs: "provision" (shares sized for the fewest survivors) or "exact" (surplus noise is taken out again).
+        population: clients in the federation, of whom `planned` are asked; 0 where all are.
+        dropout: fraction of those asked that may be lost: it makes `guaranteed` of `planned`, for any number.
         max_records: most rows that a client may hold.
         records_per_client: unit "client": most records whose weight one client may carry.
         protection: how the vectors come together: "secure_aggregation", or one of the comparison modes.
@@ -90,6 +92,8 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     planned: int
     guaranteed: int
     drop_outs: DropOuts = "provision"
+    population: int = 0
+    dropout: float = 0.0
     max_records: int
     records_per_client: float
     protection: Protection
@@ -144,6 +148,11 @@ def check_terms(terms: Terms) -> None:
     if not 1 <= terms.guaranteed <= terms.planned:
         raise UsageError(
             f"{terms.guaranteed} guaranteed survivors of {terms.planned} clients: expected 1 to {terms.planned}"
+        )
+    if (terms.population != 0 and terms.population < terms.planned) or not 0.0 <= terms.dropout < 1.0:
+        raise UsageError(
+            f"{terms.planned} of {terms.population} clients, dropout {terms.dropout!r}:"
+            " expected at most the population, and a fraction in [0, 1)"
         )
     if terms.max_records < 1:
         raise UsageError(f"max_records is {terms.max_records}, expected at least 1")

@@ -116,6 +116,8 @@ TERMS = Terms(
     noise_multiplier=0.0,
     planned=10,
     guaranteed=8,
+    population=10,
+    dropout=0.2,
     max_records=5,
     records_per_client=1.0,
     protection="secure_aggregation",
@@ -127,7 +129,7 @@ def side(loaded, *, budget=BUDGET, guard=None) -> ClientSide:
         loaded.append(1)
         return np.ones((1, 3))
 
-    return ClientSide("clinic", load, agreement=Agreement(TERMS, 0.2, budget), guard=guard)
+    return ClientSide("clinic", load, agreement=Agreement(TERMS, budget), guard=guard)
 
 
 def told(**changes) -> Task:
@@ -147,7 +149,9 @@ def test_a_client_takes_what_it_agreed_to() -> None:
         {"view": "released"},
         {"noise": "skellam"},
         {"bits": 8},
-        {"planned": 11},
+        {"planned": 11, "population": 11},
+        {"population": 12},
+        {"dropout": 0.1},
         {"planned": 3, "guaranteed": 2},
         {"guaranteed": 7},
         {"guaranteed": 10},

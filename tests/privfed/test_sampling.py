@@ -184,3 +184,31 @@ def test_as_many_releases_as_shares_fit_the_budget(count) -> None:
         silos.release(Count(), share=1 / count)
         assert silos.remaining_share == pytest.approx(1 - (done + 1) / count, abs=0.02)
     assert silos.ledger.epsilon() <= 4.0
+
+
+@pytest.mark.parametrize("bits", [None, 16])
+def test_a_hidden_sample_leaves_no_trace_of_its_size(bits) -> None:
+    """Scale, sensitivity and noise are the same however many were drawn: the released numbers must not tell."""
+    silos = federation(
+        60, 1, budget=budget("client", "released"), drop_outs="exact", dropout=0.2, bits=bits, mode="trusted"
+    )
+    sampling = Sampling.poisson(0.5, unit="client")
+    releases = [silos.release(VectorSum(2, 2.0), noise_multiplier=20.0, sampling=sampling) for _ in range(8)]
+    assert len({release.participants for release in releases}) >= 3
+    assert len({(release.plan.scale, release.plan.l2_sensitivity, release.plan.bits) for release in releases}) == 1
+    assert np.ptp([release.noise_std["sum"] for release in releases]) < 1e-9
+
+
+def test_cohorts_of_one_ledger_are_the_same_clients(tmp_path) -> None:
+    """Each cohort counts its own rounds, so that a client must not change cohorts between runs on one budget."""
+    sampling = Sampling.round_robin(2, 4, unit="client", turn=0)
+    options = {"ledger": tmp_path / "b.db", "sampling": sampling, "budget": budget("client", accounting="gaussian")}
+    rows = {name: np.ones((1, 2)) for name in ("a", "b", "c", "d")}
+    for names in ("abcd", "dbca"):  # the order in which clients are named does not matter
+        with LocalFederation({name: rows[name] for name in names}, mode="trusted", max_records=1, **options) as silos:
+            silos.release(VectorSum(2, 2.0), share=0.1)
+    other = dict.fromkeys(("b", "c", "d", "e"), rows["a"])
+    with LocalFederation(other, mode="trusted", max_records=1, **options) as silos:
+        with pytest.raises(UsageError, match="cohorts of other clients"):
+            silos.release(VectorSum(2, 2.0), share=0.1)
+        assert len(silos.ledger.rounds()) == 2
