@@ -110,3 +110,8 @@ def test_comparison_modes(tmp_path) -> None:
     assert noise["secure"] == pytest.approx(noise["central"], rel=0.01)
     assert noise["local"] == pytest.approx(4 * noise["secure"], rel=0.01)
     assert noise["none"] == 0.0
+
+
+def test_audit_foreign_masks(tmp_path) -> None:
+    out = run("audit_foreign_masks.py", "--seeds", "100", cwd=tmp_path)
+    assert "found: generator, seed_entropy, mask_reuse" in out
