@@ -136,6 +136,15 @@ def test_losses_beyond_the_grid_count_as_infinite() -> None:
     assert 4.1 < wide.epsilon(1e-6) < math.inf
 
 
+def test_sums_beyond_the_grid_do_not_fold_back() -> None:
+    """Each round's losses fit, their sum does not: what the transform wraps around must not count as harmless."""
+    narrow = LossLedger(step=1e-3, size=2**12)  # up to 2.0, where the mean of the sum is 4
+    narrow.compose(rate=0.9, mu=0.3, rounds=100)
+    assert narrow._sides["remove"].infinite < 1e-3
+    assert narrow.epsilon(1e-5) == math.inf
+    assert narrow.delta(1.0) == 1.0
+
+
 def test_the_central_limit_would_tell_too_little() -> None:
     """The normal approximation to one sampled round: epsilon .037 where .199 is the truth."""
     q, delta = 0.01, 1e-5

@@ -59,6 +59,15 @@ def test_both_routes_charge_the_same(sampling: Sampling, changes: dict[str, Any]
             assert first.cohort == second.cohort
 
 
+def test_both_routes_see_the_smallest_component() -> None:
+    """On a grid so coarse that the error of adding unequal widths is all of the slack."""
+    each = plan(sigma=32.0, drop_outs="exact")
+    first, second = each.charge("server"), again(each, "server")
+    assert second is not None
+    assert second.epsilon_slack > 1.0
+    assert first.epsilon_slack == pytest.approx(second.epsilon_slack, rel=1e-9)
+
+
 def test_both_routes_find_the_same_epsilon() -> None:
     rounds = [
         plan(mu2=0.02),
