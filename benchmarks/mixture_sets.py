@@ -74,7 +74,7 @@ def _grid(random: np.random.Generator, n: int) -> FloatArray:
 
 
 def _units(random: np.random.Generator, n: int) -> FloatArray:
-    return mixture(random, n, 5 * random.standard_normal((3, 3))) * np.array([1e-3, 1.0, 1e3])
+    return np.asarray(mixture(random, n, 5 * random.standard_normal((3, 3))) * np.array([1e-3, 1.0, 1e3]))
 
 
 Draw = Callable[[np.random.Generator, int], FloatArray]

@@ -16,6 +16,7 @@ __all__ = ["DemoData", "dirichlet_silos", "load_data", "split"]
 
 IntArray = npt.NDArray[np.int64]
 MAX_FILE_BYTES = 2**31
+NO_INDEX = "drop it, or write the file with to_csv(index=False)"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def _read_csv(path: Path) -> tuple[FloatArray, IntArray | None]:
             lines = [line for line in file if line.strip()]
         if not lines:
             raise UsageError(f"{path} holds no rows below its header")
+        if not header[0]:
+            raise UsageError(f"{path} has a first column without a name, as pandas writes its index: {NO_INDEX}")
         if any(_is_number(name) or not name for name in header):
             raise UsageError(
                 f"{path} has a header with numbers or empty names: give every column a name in the first line"
@@ -108,6 +111,8 @@ def _read_csv(path: Path) -> tuple[FloatArray, IntArray | None]:
         ) from None
     if table.shape[1] != len(header):
         raise UsageError(f"{path} has {len(header)} names in its header and {table.shape[1]} columns")
+    if len(table) > 1 and (np.diff(table[:, 0]) == 1).all():
+        raise UsageError(f"{path} counts rows in its first column, {header[0]!r}, which is no feature: {NO_INDEX}")
     columns = [index for index, name in enumerate(header) if name.lower() in ("label", "y")]
     labels = _as_labels(table[:, columns[0]]) if columns else None
     return _checked(np.delete(table, columns, axis=1), labels, path)

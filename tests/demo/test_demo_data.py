@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,6 +82,17 @@ def test_files_that_cannot_be_used_are_refused(tmp_path) -> None:
             load_data(tmp_path / name)
     with pytest.raises(UsageError, match="no file"):
         load_data(tmp_path)
+
+
+def test_an_index_of_rows_is_no_feature(tmp_path) -> None:
+    frame = pd.DataFrame(np.random.default_rng(0).standard_normal((60, 2)), columns=["p", "q"])
+    frame.to_csv(tmp_path / "pandas.csv")
+    frame.to_csv(tmp_path / "named.csv", index_label="row")
+    for name in ("pandas.csv", "named.csv"):
+        with pytest.raises(UsageError, match=r"first column.*to_csv\(index=False\)"):
+            load_data(tmp_path / name)
+    frame.to_csv(tmp_path / "plain.csv", index=False)
+    np.testing.assert_allclose(load_data(tmp_path / "plain.csv").rows, frame.to_numpy())
 
 
 @pytest.mark.parametrize(
