@@ -178,7 +178,6 @@ class TestServerSignature:
             else:
                 assert refused(client, net.server.offer, OverBound).refusal == 4
 
-
     def test_4_a_certificate_for_another_key_than_the_own(self) -> None:
         certificate = issue_certificate(STRANGER, identity=A, key=signer_of(B).public_key, expiry=100)
         signer = type(SERVER)(signer_of(A).sign, public_key=signer_of(A).public_key, certificate=certificate)
