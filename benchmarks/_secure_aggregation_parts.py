@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from privfed_protocols.masks import Mask, mask_into
+from privfed_protocols.masks import CHUNK_BYTES, Mask, mask_into
 from privfed_protocols.packing import native_dtype, pack, unpack
 from privfed_protocols.primitives import Agreement, public_key
 from privfed_protocols.shamir import FieldStream, combine, lagrange_at_zero, share, to_limbs
-from privfed_protocols.suites import AES, LONG_STREAM_BYTES, SUITES, Suite, gcm_is_faster
+from privfed_protocols.suites import AES, SUITES, Suite, gcm_is_faster
 
 STREAMS = 101  # a client's own and those of 100 neighbours
 
@@ -39,7 +39,7 @@ def mask_ms(bits: int, *, dim: int = 1_000_000, suite: Suite = AES, repeats: int
 
 def keystream_gigabytes(suite: Suite) -> float:
     """The stream itself as we read it, without the additions, in GB a second."""
-    size = LONG_STREAM_BYTES
+    size = CHUNK_BYTES
     zeros, buffer, times = bytes(size), bytearray(size), 100
     stream = suite.keystream(os.urandom(32), length=size * times)
 
@@ -52,7 +52,7 @@ def keystream_gigabytes(suite: Suite) -> float:
 
 def openssl_gigabytes(cipher: str) -> float | None:
     """What `openssl speed` says of a cipher with blocks as large as ours, in GB a CPU second; None without openssl."""
-    command = ["openssl", "speed", "-seconds", "2", "-bytes", str(LONG_STREAM_BYTES), "-evp", cipher]
+    command = ["openssl", "speed", "-seconds", "2", "-bytes", str(CHUNK_BYTES), "-evp", cipher]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

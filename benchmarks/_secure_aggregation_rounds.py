@@ -41,7 +41,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class Shape:
-    """What is run. `dropped` clients fall silent after the start of the round; `corrupt` sizes the threshold only."""
+    """What is run: set-up for `rounds` rounds and the first of them.
+
+    The `dropped` fall silent after the start of the round; `corrupt` sizes the threshold only.
+    """
 
     clients: int
     dim: int
@@ -52,6 +55,7 @@ class Shape:
     suite: int = 1
     sigma: int = 40
     eta: int = 20
+    rounds: int = 1
     timed: int = 5
 
 
@@ -76,6 +80,7 @@ class Figures:
     server_setup_s: float
     server_round_s: float
     all_s: float
+    rounds: int
     setup_bytes_up: int
     round_bytes_up: int
     setup_trips: int
@@ -91,9 +96,10 @@ class Figures:
         """Set-up and one round of the server."""
         return self.server_setup_s + self.server_round_s
 
-    def bytes_over_ideal(self, rounds: int = 1) -> float:
-        """Bytes up of a round over those of the packed vector, with set-up spread over so many rounds."""
-        return (self.setup_bytes_up / rounds + self.round_bytes_up) / (self.dim * self.bits / 8)
+    @property
+    def bytes_over_ideal(self) -> float:
+        """Bytes up of a round over those of the packed vector, with set-up spread over the rounds it serves."""
+        return (self.setup_bytes_up / self.rounds + self.round_bytes_up) / (self.dim * self.bits / 8)
 
 
 def vector_of(dim: int, bits: int) -> np.ndarray:
@@ -191,6 +197,7 @@ class Epoch:
             server_setup_s=at_server.total("M1", "M2", "M3", "M4"),
             server_round_s=at_server.total("M5", "M6", "M7", "M8", "M9", "M10", "sum"),
             all_s=everybody + sum(at_server.seconds.values()),
+            rounds=self.shape.rounds,
             setup_bytes_up=self.sent["M1"] + self.sent["M3"],
             round_bytes_up=self.sent["M6"] + self.sent.get("M8", 0) + self.sent["M10"],
             setup_trips=len({"M1", "M3"} & self.sent.keys()),
@@ -199,12 +206,12 @@ class Epoch:
 
 
 def make_offer(shape: Shape) -> Offer:
-    """The offer of a shape, with R = 1."""
+    """The offer of a shape."""
     return Offer.new(
         vectors=[VectorSpec("x", shape.dim, shape.bits)],
         n_min=2,
         n_max=shape.clients,
-        rounds=1,
+        rounds=shape.rounds,
         plan_digest=PLAN,
         corrupt=shape.corrupt,
         dropout=shape.dropped,

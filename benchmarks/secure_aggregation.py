@@ -2,6 +2,7 @@
 
     python benchmarks/secure_aggregation.py                  # parts and small rounds: about a minute
     python benchmarks/secure_aggregation.py --full           # every bar, the largest rounds too: about ten minutes
+    python benchmarks/secure_aggregation.py --rows streams server
     python benchmarks/secure_aggregation.py --json
     python benchmarks/secure_aggregation.py --flower .flower/bin/python --peer-script flower_secagg.py
     python benchmarks/secure_aggregation.py --profile        # where the time of a client and of the server goes
@@ -59,49 +60,72 @@ class Bar:
         return self.found >= self.bar if self.at_least else self.found <= self.bar
 
 
-def part_bars() -> Iterator[Bar]:
-    """Figures of the parts."""
-    yield Bar("mask stream, one of 101, 1e6 elements, uint32", "ms", parts.mask_ms(32), 0.75)
+def stream_bars() -> Iterator[Bar]:
+    """The mask stream on its own."""
+    raw = parts.openssl_gigabytes("aes-256-ctr")
+    ms = parts.mask_ms(32)
+    if raw is not None:
+        name = "AES mask stream over `openssl speed -evp aes-256-ctr`"
+        yield Bar(name, "ratio", 4.0 / ms / raw, 0.85, at_least=True)
+    yield Bar("mask stream, one of 101, 1e6 elements, uint32", "ms", ms, 0.75)
     yield Bar("mask stream, one of 101, 1e6 elements, uint16", "ms", parts.mask_ms(16), 0.40)
+
+
+def shamir_bars() -> Iterator[Bar]:
+    """Sharing and opening."""
     yield Bar("Shamir, both secrets of a client, (100, 60)", "ms", parts.share_ms(100, 60), 0.8)
     yield Bar("Shamir, both secrets of a client, (1000, 600)", "ms", parts.share_ms(1000, 600), 30)
     opened = parts.open_us(60) + parts.combine_us(60)
     yield Bar("Lagrange and combination, t = 60, a client", "us", opened, 80)
 
 
-def small_bars() -> Iterator[Bar]:
-    """Figures of rounds of about a hundred clients, all cryptography of set-up and one round."""
+def client_bars() -> Iterator[Bar]:
+    """One client of 101, all cryptography of set-up and one round."""
     for bits, bar in ((32, 100.0), (16, 65.0)):
         run = measure(Shape(101, 1_000_000, bits))
         yield Bar(f"client, k=100, d=1e6, uint{bits}, set-up and round", "ms", run.client_s * 1e3, bar)
-        if bits == 16:
-            yield Bar("bytes up over d b / 8, k=100, d=1e6, b=16, R=50", "ratio", run.bytes_over_ideal(50), 1.02)
-        yield Bar("round trips of a round, semi-honest", "", run.round_trips, 2)
-        yield Bar("round trips of set-up, an epoch", "", run.setup_trips, 2)
     run = measure(Shape(101, 1_000, 32))
     yield Bar("client, k=100, d=1000, set-up and round", "ms", run.client_s * 1e3, 25)
-    run = measure(Shape(100, 1_000_000, 32, dropped=0.1))
-    yield Bar("server, n=100 complete, d=1e6, uint32, 10 % dropped", "s", run.server_s, 0.9)
+    yield Bar("round trips of a round, semi-honest", "", run.round_trips, 2)
+    yield Bar("round trips of set-up, an epoch", "", run.setup_trips, 2)
     run = measure(Shape(100, 1_000, 32, mode="malicious"))
     yield Bar("round trips of a round, malicious server", "", run.round_trips, 3)
 
 
-def large_bars() -> Iterator[Bar]:
-    """Figures of rounds that take minutes."""
+def byte_bars() -> Iterator[Bar]:
+    """What a client sends, set-up included."""
+    run = measure(Shape(101, 1_000_000, 16, rounds=50))
+    yield Bar("bytes up over d b / 8, k=100, d=1e6, b=16, R=50", "ratio", run.bytes_over_ideal, 1.02)
+
+
+def server_bars() -> Iterator[Bar]:
+    """The server of a hundred clients."""
+    run = measure(Shape(100, 1_000_000, 32, dropped=0.1))
+    yield Bar("server, n=100 complete, d=1e6, uint32, 10 % dropped", "s", run.server_s, 0.9)
+
+
+def thousand_bars() -> Iterator[Bar]:
+    """A thousand clients on a ring."""
     run = measure(Shape(1_000, 100_000, 32, **RING_OF_100))
     name = f"everybody, n=1000, k={run.neighbours}, d=1e5, uint32, 10 % dropped"
     yield Bar(name, "s", run.all_s, 20)
     run = measure(Shape(1_000, 1_000_000, 16, corrupt=0.05, dropped=0.05))
-    yield Bar(f"bytes up a value, n=1000, k={run.neighbours}, d=1e6, b=16, R=1", "B", 2 * run.bytes_over_ideal(), 2.04)
+    yield Bar(f"bytes up a value, n=1000, k={run.neighbours}, d=1e6, b=16, R=1", "B", 2 * run.bytes_over_ideal, 2.04)
     run = measure(Shape(1_000, 1_000_000, 32, **RING_OF_100))
     yield Bar(f"server, n=1000, k={run.neighbours}, d=1e6, uint32, 10 % dropped", "s", run.server_s, 9)
-    yield from long_vector()
-    run = measure(Shape(1_000, 100_000, 64, dropped=0.3, mode="malicious"))
-    yield Bar("client, n=1000 complete, d=1e5, uint64, malicious", "s", run.client_s, 0.40)
-    yield Bar("server, n=1000 complete, d=1e5, uint64, 30 % dropped", "s", run.server_s, 45)
 
 
-def long_vector() -> Iterator[Bar]:
+def ten_thousand_bars() -> Iterator[Bar]:
+    """Ten thousand clients on a ring, k by the rule; how a client's cost grows."""
+    few = measure(Shape(100, 100_000, 32, corrupt=0.05, dropped=0.05))
+    many = measure(Shape(10_000, 100_000, 32, corrupt=0.05, dropped=0.05))
+    name = f"everybody, n=10 000, k={many.neighbours}, d=1e5, uint32, 5 % dropped"
+    yield Bar(name, "s", many.all_s, 300)
+    yield Bar("its memory, all clients and the server", "GiB", peak_bytes() / 2**30, 4)
+    yield Bar("client at n=10 000 over n=100, d=1e5, set-up and round", "ratio", many.client_s / few.client_s, 1.3)
+
+
+def long_vector_bars() -> Iterator[Bar]:
     """One client of 101 with a vector of 400 MB: CPU time, and memory beyond the vector and the message."""
     epoch = Epoch(Shape(101, 100_000_000, 32))
     epoch.set_up()
@@ -114,6 +138,28 @@ def long_vector() -> Iterator[Bar]:
     seconds, used = time.process_time() - started, peak_bytes() - before - len(message)
     yield Bar("client round, k=100, d=1e8, uint32", "s", seconds, 8.5)
     yield Bar("its memory beyond the vector and the message", "MiB", max(used, 0) / 2**20, 16)
+
+
+def thousand_complete_bars() -> Iterator[Bar]:
+    """The shape of Bonawitz et al. (CCS 2017), here with signatures against a malicious server on top."""
+    run = measure(Shape(1_000, 100_000, 64, dropped=0.3, mode="malicious"))
+    yield Bar("client, n=1000 complete, d=1e5, uint64, malicious", "s", run.client_s, 0.40)
+    yield Bar("server, n=1000 complete, d=1e5, uint64, 30 % dropped", "s", run.server_s, 45)
+
+
+QUICK: Final = {
+    "streams": stream_bars,
+    "shamir": shamir_bars,
+    "client": client_bars,
+    "bytes": byte_bars,
+    "server": server_bars,
+}
+SLOW: Final = {
+    "thousand": thousand_bars,
+    "ten-thousand": ten_thousand_bars,
+    "long-vector": long_vector_bars,
+    "thousand-complete": thousand_complete_bars,
+}
 
 
 def peak_bytes() -> int:
@@ -149,7 +195,7 @@ class Duel:
 
 
 def duels(python: str, script: str) -> Iterator[Duel]:
-    """The shapes that have a bar against the peer."""
+    """The shapes that both run; two of them have bars."""
     shapes = [
         ("n=100 complete, d=1e6", Shape(100, 1_000_000, 32), 0, 20.0, 100.0),
         ("n=100 complete, d=1e5, 10 % dropped", Shape(100, 100_000, 32, dropped=0.1), 0, None, None),
@@ -190,11 +236,10 @@ def say(text: str) -> None:
     print(f"{text} ...", file=sys.stderr, flush=True)
 
 
-def print_streams(found: dict[str, float | bool | None]) -> None:
+def print_streams() -> None:
     print("\nmask streams beside the raw keystream, GB a CPU second")
-    for name, value in found.items():
-        shown = f"{value:8.2f}" if isinstance(value, float) else f"{value!s:>8}"
-        print(f"  {name:44s} {shown}")
+    for name, value in parts.streams().items():
+        print(f"  {name:44s} {value:8.2f}" if isinstance(value, float) else f"  {name:44s} {value!s:>8}")
 
 
 def print_bar(bar: Bar) -> None:
@@ -208,6 +253,7 @@ def print_bar(bar: Bar) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--full", action="store_true", help="the rounds that take minutes, too")
+    parser.add_argument("--rows", nargs="+", choices=[*QUICK, *SLOW, "none"], help="only these groups of figures")
     parser.add_argument("--profile", action="store_true", help="only where the time goes")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--flower", metavar="PYTHON", help="Python with flwr==1.41.0")
@@ -218,24 +264,25 @@ def arguments() -> argparse.Namespace:
     return chosen
 
 
+def chosen_bars(chosen: argparse.Namespace) -> Iterator[Bar]:
+    """The bars that were asked for, each as soon as it is known."""
+    every = QUICK | SLOW
+    for name in chosen.rows or [*QUICK, *(SLOW if chosen.full else ())]:
+        if name in every:
+            say(name)
+            yield from every[name]()
+
+
 def main() -> None:
     chosen = arguments()
     if chosen.profile:
         found = profile.profiles()
         print(json.dumps(found, indent=1) if chosen.json else profile.table(found))
         return
-    say("mask streams and openssl speed")
-    streams = parts.streams()
     if not chosen.json:
         print("figure, bar; CPU time of one thread")
-    groups = [part_bars(), small_bars()] + ([large_bars()] if chosen.full else [])
     bars, fought = [], []
-    raw = streams["aes-256-ctr masks / openssl speed"]
-    if isinstance(raw, float):
-        bars.append(Bar("AES mask stream over `openssl speed -evp aes-256-ctr`", "ratio", raw, 0.85, at_least=True))
-        if not chosen.json:
-            print_bar(bars[0])
-    for bar in (bar for group in groups for bar in group):
+    for bar in chosen_bars(chosen):
         bars.append(bar)
         if not chosen.json:
             print_bar(bar)
@@ -248,10 +295,12 @@ def main() -> None:
             if not duel.peer.sum_ok:
                 print("  (the sum of the peer is not right)")
     if chosen.json:
-        told = {"streams": streams, "bars": [{**asdict(bar), "met": bar.met} for bar in bars]}
-        print(json.dumps(told | {"peer": [asdict(duel) for duel in fought]}, indent=1))
-    else:
-        print_streams(streams)
+        told = [{**asdict(bar), "met": bar.met} for bar in bars]
+        print(
+            json.dumps({"bars": told, "streams": parts.streams(), "peer": [asdict(duel) for duel in fought]}, indent=1)
+        )
+    elif not chosen.rows:
+        print_streams()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 KEY_BYTES: Final = 32
 SEEK_BYTES: Final = 64  # streams can be entered at multiples of this: a block of ChaCha20, four of AES
-LONG_STREAM_BYTES: Final = 256 << 10  # from here on a second context pays for itself
+LONG_STREAM_BYTES: Final = 512 << 10  # from here on a second context pays for itself
 _GCM_START: Final = 32  # GCM's counter starts at block 2 of the counter mode with the same zero nonce
 _TRIAL_BYTES: Final = 64 << 10
 
