@@ -151,15 +151,17 @@ def leaves(value: Any, at: str = "") -> list[str]:
 @given(st.data())
 @settings(max_examples=120, deadline=None)
 def test_the_reader_of_schemas_agrees_with_jsonschema(whole: dict[str, Any], data: st.DataObject) -> None:
-    """Any one value replaced or removed: both accept, or both refuse."""
+    """Any one value replaced, removed or added: both accept, or both refuse."""
     changed = copy.deepcopy(whole)
     path = data.draw(st.sampled_from(leaves(whole)[1:]))
     container, key = place(changed, path)
     new = data.draw(
-        st.sampled_from([None, True, 0, -1, 1, 1.5, 1e400, "", "x", "server", [], {}, {"epsilon": 1.0}, "drop"])
+        st.sampled_from([None, True, 0, -1, 1, 1.5, 1e400, "", "x", "server", [], {}, {"epsilon": 1.0}, "drop", "add"])
     )
     if new == "drop":
         del container[key]
+    elif new == "add" and isinstance(container, dict):
+        container["surprise"] = 1
     else:
         container[key] = new
     ours = next(violations(changed, SCHEMA), None) is None
