@@ -49,16 +49,15 @@ def server_transitions() -> str:
 
 def refusals() -> str:
     """Return number, name and reason of every refusal that has a number."""
-    from privfed_protocols import errors
+    from privfed_protocols import errors, suites
 
-    numbered = [
-        kind
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, errors.PeerProtocolError) and kind.refusal
-    ]
+    known = {kind for kind in (*vars(errors).values(), *vars(suites).values()) if isinstance(kind, type)}
+    numbered: dict[tuple[int, str], str] = {
+        (number, kind.__name__): kind.__doc__ or "" for kind in known if (number := getattr(kind, "refusal", 0))
+    }
     rows: list[tuple[str, ...]] = [
-        (str(kind.refusal), f"`{kind.__name__}`", re.sub(r"^Refusal \d+: ", "", (kind.__doc__ or "").strip()))
-        for kind in sorted(numbered, key=lambda kind: kind.refusal)
+        (str(number), f"`{name}`", re.sub(r"^Refusal \d+: ", "", text.strip()))
+        for (number, name), text in sorted(numbered.items())
     ]
     return table(("no.", "exception", "refused"), rows)
 
