@@ -129,9 +129,7 @@ def test_the_table_itself_refuses_changes(path: Path) -> None:
     connection.commit()
     connection.close()
     verdict = verify(path)
-    assert verdict.problems == [
-        "the guards entries_no_delete against changing entries were removed or switched off"
-    ]
+    assert verdict.problems == ["the guards entries_no_delete against changing entries were removed or switched off"]
 
 
 def test_the_end_cut_off_needs_a_head_from_elsewhere(path: Path) -> None:
