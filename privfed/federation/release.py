@@ -23,7 +23,7 @@ class Release:
         round: number of the release in its federation, from 1.
         values: block name -> sum in natural units, float64, read-only.
         noise_std: block name -> standard deviation per coordinate of the noise that `values` carry, in natural units;
-            0.0 where there is none.
+            0.0 where there is none. What rounding on a coarse grid adds (half a step per client at most) is not in it.
         participants: clients that were asked.
         survivors: clients whose contribution is in the sum.
         lost: names of clients that dropped out on the way.
