@@ -5,6 +5,7 @@ Everything rides in one protected vector: weights and counts are blocks of it, s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -81,7 +82,8 @@ class AdaptiveSum(Query):
 
     `unclipped` sums 1/2 for each row within the norm and -1/2 for each that was cut. `following` makes the next
     release's query of it: the norm goes towards the quantile of the rows' norms (Andrew, Thakkar, McMahan and Ramaswamy
-    2021, arXiv:1905.03871). The count takes its part of the one noise, a few per cent as a rule.
+    2021, arXiv:1905.03871). The count takes its part of the one noise, a few per cent as a rule. Made for one row per
+    client: budgets for records do not admit it.
 
     Args:
         dimension: number of columns, >= 1.
@@ -128,6 +130,11 @@ class AdaptiveSum(Query):
     def n_features(self) -> int:
         """The dimension of the rows."""
         return self.dimension
+
+    @property
+    def row_error(self) -> float:
+        """Infinite: whether a row at the very norm counts as short may hang on rounding. For unit "client" only."""
+        return math.inf
 
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
         """Return the sum of the clipped rows, and how many were short enough less how many were not, halved."""

@@ -82,3 +82,9 @@ def test_the_noise_is_split_as_the_paper_says() -> None:
 def test_nonsense_is_refused(make) -> None:
     with pytest.raises(UsageError, match="expected"):
         make()
+
+
+def test_a_count_that_hangs_on_rounding_is_for_no_budget_of_records() -> None:
+    federation = LocalFederation([np.ones((2, 3))] * 3, budget=Budget(epsilon=1.0, delta=1e-5))
+    with pytest.raises(UsageError, match="does not bound how rounding"):
+        federation.release(AdaptiveSum(3, 1.0), share=0.5)
