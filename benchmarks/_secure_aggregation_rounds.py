@@ -103,10 +103,12 @@ class Figures:
 
 
 def vector_of(dim: int, bits: int) -> np.ndarray:
-    """Values that a wrong sum would not match."""
-    dtype = VectorSpec("x", dim, bits).dtype
-    mixed = np.arange(dim, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return (mixed >> np.uint64(64 - bits)).astype(dtype)
+    """Values that a wrong sum would not match; made in pieces, so that no peak of memory stays behind."""
+    found = np.empty(dim, VectorSpec("x", dim, bits).dtype)
+    for start in range(0, dim, 1 << 16):
+        places = np.arange(start, min(start + (1 << 16), dim), dtype=np.uint64)
+        found[start : start + len(places)] = (places * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits)
+    return found
 
 
 class Epoch:

@@ -26,6 +26,7 @@ import resource
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -133,11 +134,14 @@ def long_vector_bars() -> Iterator[Bar]:
     start = epoch.server.start_round(model_digest=b"m" * 32, plan_digest=b"p" * 32)[name]
     epoch.parties[name].receive(start, now=0)
     vector = vector_of(100_000_000, 32)
+    tracemalloc.start()  # there are few allocations, so it takes next to no time
     before, started = peak_bytes(), time.process_time()
     message = epoch.parties[name].submit({"x": vector}, model_digest=b"m" * 32, plan_digest=b"p" * 32)
-    seconds, used = time.process_time() - started, peak_bytes() - before - len(message)
+    seconds, traced = time.process_time() - started, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    used = max(traced, peak_bytes() - before) - len(message)
     yield Bar("client round, k=100, d=1e8, uint32", "s", seconds, 8.5)
-    yield Bar("its memory beyond the vector and the message", "MiB", max(used, 0) / 2**20, 16)
+    yield Bar("its memory beyond the vector and the message", "MiB", used / 2**20, 16)
 
 
 def thousand_complete_bars() -> Iterator[Bar]:
@@ -198,8 +202,8 @@ def duels(python: str, script: str) -> Iterator[Duel]:
     """The shapes that both run; two of them have bars."""
     shapes = [
         ("n=100 complete, d=1e6", Shape(100, 1_000_000, 32), 0, 20.0, 100.0),
-        ("n=100 complete, d=1e5, 10 % dropped", Shape(100, 100_000, 32, dropped=0.1), 0, None, None),
         ("n=100, k=14, d=1e6, 20 % dropped", Shape(100, 1_000_000, 32, **PEER_RING), 14, None, 10.0),
+        ("n=100 complete, d=1e5, 10 % dropped", Shape(100, 100_000, 32, dropped=0.1), 0, None, None),
     ]
     for name, shape, neighbours, client_bar, server_bar in shapes:
         say(f"{name}, both")
