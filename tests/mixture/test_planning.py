@@ -36,7 +36,9 @@ ROWS = {
 @pytest.mark.parametrize("kind", TYPES)
 def test_the_table_of_rows(kind):
     for d, n in zip((2, 8, 16, 32), ROWS[kind], strict=True):
-        assert expected_excess_nats(n, d, 10, 1.0, covariance_type=kind) == pytest.approx(0.05, rel=0.15)
+        first = excess(n, d, 10, kind, mu2=0.7 * gaussian_mu(1.0, 1e-5) ** 2)
+        assert first == pytest.approx(0.05, rel=0.15)
+        assert expected_excess_nats(n, d, 10, 1.0, covariance_type=kind) == pytest.approx(first * (1 + 12 * first))
 
 
 @given(
@@ -49,7 +51,7 @@ def test_the_table_of_rows(kind):
 def test_more_of_anything_good_loses_less(n, d, K, epsilon, kind):
     loss = expected_excess_nats(n, d, K, epsilon, covariance_type=kind)
     assert loss > 0
-    assert expected_excess_nats(2 * n, d, K, epsilon, covariance_type=kind) == pytest.approx(loss / 4)
+    assert expected_excess_nats(2 * n, d, K, epsilon, covariance_type=kind) <= loss / 4 * (1 + 1e-9)
     assert expected_excess_nats(n, d, K, 2 * epsilon, covariance_type=kind) < loss
     assert expected_excess_nats(n, d, K + 1, epsilon, covariance_type=kind) > loss
     assert expected_excess_nats(n, d, K, epsilon, delta=1e-7, covariance_type=kind) > loss

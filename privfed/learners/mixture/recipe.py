@@ -135,7 +135,8 @@ def fit_private(
     single = n_components == 1 and not given
     box = _Box(low, high, diagonal=covariance_type in ("diag", "spherical"))
     gaussian, spent = _moments(run, box, share=share, mu2=mu2, all_of_it=single)
-    warn_bounds(box.coordinates.to_data(gaussian), low, high)
+    if excess(run.count.value, len(low), 1, box.kind, mu2=mu2 * spent) <= QUIET:
+        warn_bounds(box.coordinates.to_data(gaussian), low, high)
     if single:
         return _as_single(run, gaussian, box, Choice(covariance_type, 1, 0.0), covariance_type)
     left = mu2 * (1 - spent - (0.0 if given else START_SHARE))
@@ -158,7 +159,8 @@ def fit_private(
     if found is not None:
         _compare(found, stage, choice)
     released = coordinates.to_data(_expressed(stage.model, covariance_type))
-    warn_bounds(released, low, high)
+    if choice.excess <= QUIET:  # louder noise puts means anywhere
+        warn_bounds(released, low, high)
     return PrivateFit(_inside(released, box), choice, stage.likelihoods, tuple(run.releases))
 
 
