@@ -124,7 +124,7 @@ def diff(
     Rounds that were added, are missing or were changed, and what that does to the budget in every view. Exit status 1
     if the second does not go on from the first.
     """
-    from privfed.report.transcript import difference_text, goes_on
+    from privfed.report.transcript import difference_text
     from privfed_accounting import difference
 
     for place in (before, after):
@@ -134,7 +134,7 @@ def diff(
         print_json(found.as_dict())
     else:
         print_text(difference_text(found))
-    return DONE if goes_on(found) else NOT_OK
+    return DONE if found.continues else NOT_OK
 
 
 def migrate(

@@ -293,7 +293,11 @@ class FederationBase(ABC):
 
     def _settle(self, query: Query, plan: Plan, entry: int, outcome: RoundOutcome) -> Release:
         self._ledger.settle(
-            entry, participants=outcome.participants, survivors=outcome.survivors, bytes_up=outcome.bytes_up
+            entry,
+            participants=outcome.participants,
+            survivors=outcome.survivors,
+            bytes_up=outcome.bytes_up,
+            facts={"wrap_probability": plan.wrap_probability},
         )
         exact = plan.terms.private and plan.terms.drop_outs == "exact" and outcome.survivors > plan.terms.guaranteed
         kept = outcome.survivors - len(outcome.surplus) if exact else 0

