@@ -7,8 +7,9 @@ expected excess loss, against the same fit without noise, of
     (sqrt c0 + sqrt c1 + sqrt c2)^2 K^2 / (0.6 mu^2 n^2)
 
 where mu^2 is what all rounds of the main stage may spend together and 0.6 the part of them that is averaged at the end.
-That is the first order, e. Rows that noise misplaces, and a start that is noisier still, cost more as e grows: what was
-measured on nine sets from e = 0.003 to 0.22 follows e (1 + 12 e), within a factor of two on eight of them.
+That is the first order, e. Rows that noise misplaces, and a start that is noisier still, cost more as e grows. The
+correction, e (1 + 12 e), is set by four small sets with e from 0.03 to 0.22. Where the data are a mixture it is about
+right, within two to three; where they are not (a ring, digits at epsilon 2 to 4), three to seven times as much was lost.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def expected_excess_nats(
         share: part of mu^2 that the main stage gets.
 
     Returns:
-        Expected excess loss in nats per row; within a factor of two of what is measured while it is small. Above
-        about 3 the fit falls back to a simpler model.
+        Expected excess loss in nats per row; within two to three times of what is measured while it is small and the
+        data are such a mixture. Above about 3 the fit falls back to a simpler model.
 
     >>> round(expected_excess_nats(12_000, 8, 10, 1.0), 3)
     0.077
