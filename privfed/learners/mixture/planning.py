@@ -9,7 +9,8 @@ expected excess loss, against the same fit without noise, of
 where mu^2 is what all rounds of the main stage may spend together and 0.6 the part of them that is averaged at the end.
 That is the first order, e. Rows that noise misplaces, and a start that is noisier still, cost more as e grows. The
 correction, e (1 + 12 e), is set by four small sets with e from 0.03 to 0.22. Where the data are a mixture it is about
-right, within two to three; where they are not (a ring, digits at epsilon 2 to 4), three to seven times as much was lost.
+right, within two to three; where they are not (a ring, digits at epsilon 2 to 4), three to seven times as much was
+lost.
 """
 
 from __future__ import annotations
