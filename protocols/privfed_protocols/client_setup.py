@@ -10,7 +10,7 @@ from .errors import BadShareMessage, DeliveryBelowThreshold, OwnBitOff, WrongRou
 from .identities import Credentials
 from .labels import VERSION
 from .messages import Advertise, Delivery, Offer, Shares, encode
-from .primitives import TAG_BYTES, Agreement, public_key, seal, unseal
+from .primitives import TAG_BYTES, Bytes, public_key, seal, unseal
 from .roster import RosterView
 from .shamir import PRIME, FieldStream, share, to_limbs
 from .signed import fingerprint_of, statement, wrap
@@ -55,12 +55,11 @@ def make_shares(view: RosterView, *, offer: Offer, epoch: bytes, vault: Vault) -
     limbs = np.stack([keys, seeds], axis=1)  # [round, e or b, limb]
     stream = FieldStream(key, suite=ciphers)
     shares = share(limbs.reshape(-1, limbs.shape[-1]), points=points, threshold=view.t, stream=stream)
-    channel = Agreement(vault.channel)
     sealed = [
         _seal_to(
             neighbour,
             own.astype("<u4", copy=False).tobytes(),
-            channel.shared_secret(peer),
+            vault.agree(peer),
             epoch=epoch,
             view=view,
             ciphers=ciphers,
@@ -73,14 +72,14 @@ def make_shares(view: RosterView, *, offer: Offer, epoch: bytes, vault: Vault) -
 
 
 def _seal_to(
-    receiver: int, plaintext: bytes, secret: bytes, *, epoch: bytes, view: RosterView, ciphers: Suite
+    receiver: int, plaintext: bytes, secret: Bytes, *, epoch: bytes, view: RosterView, ciphers: Suite
 ) -> bytes:
     key, associated = _ends(secret, epoch=epoch, view=view, sender=view.index, receiver=receiver, ciphers=ciphers)
     return seal(key, plaintext, associated, suite=ciphers)
 
 
 def _ends(
-    secret: bytes, *, epoch: bytes, view: RosterView, sender: int, receiver: int, ciphers: Suite
+    secret: Bytes, *, epoch: bytes, view: RosterView, sender: int, receiver: int, ciphers: Suite
 ) -> tuple[bytes, bytes]:
     """Key and associated data of what one client encrypts to another."""
     key = derivation.share_key(
@@ -118,16 +117,16 @@ def open_delivery(
     if found != expected:
         raise BadShareMessage(f"delivery has {found} bytes of ciphertexts, expected {expected}")
     held = np.zeros((vault.rounds, len(view.neighbours), PAIR_BYTES), np.uint8)
-    channel, ciphers = Agreement(vault.channel), suite(offer.suite)
+    ciphers = suite(offer.suite)
     for number, place in enumerate(places):
-        secret = channel.shared_secret(view.channel_keys[place])
+        secret = vault.agree(view.channel_keys[place])
         sealed = delivery.ciphertexts[size * number : size * (number + 1)]
         held[:, place] = _open_from(view.neighbours[place], sealed, secret, epoch=epoch, view=view, ciphers=ciphers)
     return tuple(view.neighbours[place] for place in places), held
 
 
 def _open_from(
-    sender: int, sealed: memoryview, secret: bytes, *, epoch: bytes, view: RosterView, ciphers: Suite
+    sender: int, sealed: memoryview, secret: Bytes, *, epoch: bytes, view: RosterView, ciphers: Suite
 ) -> npt.NDArray[np.uint8]:
     key, associated = _ends(secret, epoch=epoch, view=view, sender=sender, receiver=view.index, ciphers=ciphers)
     plaintext = unseal(key, sealed, associated, sender=view.name(sender), suite=ciphers)

@@ -50,7 +50,7 @@ def consistency_statement(*, context: bytes, survivors: bytes, suite: int = SUIT
 
 
 def share_key(
-    shared_secret: bytes, *, epoch: bytes, root: bytes, n: int, sender: int, receiver: int, suite: int = SUITE
+    shared_secret: Bytes, *, epoch: bytes, root: bytes, n: int, sender: int, receiver: int, suite: int = SUITE
 ) -> bytes:
     """Single-use key for what `sender` encrypts to `receiver` in this epoch under this roster of `n` clients.
 

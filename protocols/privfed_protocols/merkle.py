@@ -29,6 +29,7 @@ class Tree:
 
     def __init__(self, hashes: Sequence[bytes]) -> None:
         self._levels = [list(hashes)]
+        self._paths: dict[int, tuple[bytes, ...]] = {}
         while len(self._levels[-1]) > 1:
             below = self._levels[-1]
             level = [node_hash(below[at], below[at + 1]) for at in range(0, len(below) - 1, 2)]
@@ -41,8 +42,11 @@ class Tree:
 
     def path(self, index: int) -> tuple[bytes, ...]:
         """Inclusion path of leaf `index`: the siblings from the leaf up to the root."""
-        siblings = [(level, (index >> height) ^ 1) for height, level in enumerate(self._levels)]
-        return tuple(level[place] for level, place in siblings if place < len(level))
+        found = self._paths.get(index)  # every neighbour of a client is sent the same one
+        if found is None:
+            siblings = [(level, (index >> height) ^ 1) for height, level in enumerate(self._levels)]
+            found = self._paths[index] = tuple(level[place] for level, place in siblings if place < len(level))
+        return found
 
 
 def root_of(hashes: Sequence[bytes]) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import CorruptState, LocalProtocolError
-from .primitives import KEY_BYTES
+from .primitives import KEY_BYTES, Agreement
 from .shamir import SHARE_BYTES
 from .uncopied import Uncopied
 
@@ -54,6 +54,20 @@ class Vault(Uncopied):
         self.held: npt.NDArray[np.uint8] = np.zeros((rounds, 0, PAIR_BYTES), np.uint8)
         self.held_from = 1
         self.surplus = bytearray(KEY_BYTES)
+        self._agreed: dict[bytes, bytearray] = {}
+        self._channel: Agreement | None = None
+
+    def agree(self, public: bytes) -> bytearray:
+        """Shared secret of the channel key with a peer's; M3 and M4 need the same, so it is kept between them.
+
+        It is erased with the channel key and never saved: a restored client agrees anew.
+        """
+        found = self._agreed.get(public)
+        if found is None:
+            if self._channel is None:
+                self._channel = Agreement(self.channel)
+            found = self._agreed[public] = bytearray(self._channel.shared_secret(public))
+        return found
 
     def key(self, round: int) -> memoryview:
         """X25519 private key e of a round."""
@@ -70,6 +84,9 @@ class Vault(Uncopied):
     def erase_channel(self) -> None:
         """Overwrite the channel key, once the delivery is opened."""
         _zero(self.channel)
+        self._channel = None
+        while self._agreed:
+            _zero(self._agreed.popitem()[1])
 
     def erase_own(self, *, through: int) -> None:
         """Overwrite e and b of all rounds up to and with `through`."""
@@ -131,6 +148,7 @@ class Vault(Uncopied):
         vault.held_from = saved.held_from
         vault.held = np.zeros((saved.rounds, saved.neighbours, PAIR_BYTES), np.uint8)
         vault.surplus = bytearray(saved.surplus or KEY_BYTES)
+        vault._agreed, vault._channel = {}, None
         left = vault.held[saved.held_from - 1 :]
         left[...] = np.frombuffer(saved.held, np.uint8).reshape(left.shape)
         return vault
