@@ -15,13 +15,18 @@ __all__ = ["demo"]
 
 def demo(
     data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Rows from an .npz or .csv file.", show_default="digits")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Rows from an .npz (arrays X, y) or .csv file (a header; labels in label or y).",
+            show_default="digits",
+        ),
     ] = None,
     epsilon: Annotated[float, typer.Option(help="Budget for adding or removing one record.")] = 4.0,
     delta: Annotated[float, typer.Option(help="Delta of the budget.")] = 1e-5,
     clients: Annotated[int, typer.Option(help="Number of silos.")] = 20,
     components: Annotated[int, typer.Option(help="Components of the mixture.")] = 10,
-    dropout: Annotated[float, typer.Option(help="Fraction of silos that may be lost.")] = 0.2,
+    dropout: Annotated[float, typer.Option(help="Fraction of silos that may be lost, 0 to 0.5.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Of split, silos and learner; never of the noise.")] = 0,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for ledger and reports.")] = Path("privfed-demo"),
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ def _mixture(
     where: LocalFederation | TransformedFederation = below
     if setting.project:
         linear_map, variances = protected_projection(federation, setting.project, bounds=bounds)
-        reach = 4.0 * np.sqrt(np.maximum(variances, 1e-12 * max(float(variances.max()), 1e-300)))
+        # One width for all axes: bounds by each axis's own spread would hide clusters that lie in a row.
+        reach = np.full(len(variances), 4.0 * math.sqrt(max(float(variances.max()), 1e-300)))
         where, given = TransformedFederation(federation, linear_map), (-reach, reach)
         train, test = linear_map(train), linear_map(test)
     mixture = GaussianMixture(
