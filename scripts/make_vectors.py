@@ -3,8 +3,7 @@
     python scripts/make_vectors.py            write them
     python scripts/make_vectors.py --check    fail if the files differ from what would be written
 
-All is deterministic. The reference shares no code with `privfed_protocols`, which is tested against the files.
-Refusals are in `refusal_vectors.py`; what stands in `protocols/vectors/wycheproof` is other people's and not made here.
+All is deterministic. Refusals are in `refusal_vectors.py`; what is in `protocols/vectors/wycheproof` is not made here.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def positive(text: str, cases: Sequence[tuple[str, str, Json]]) -> Json:
 def rfc() -> Json:
     """Return the examples of the RFCs, for the functions as the protocol calls them."""
     return positive(
-        "Examples of RFC 7748 section 6.1 (X25519) and RFC 5869 appendix A (HKDF-SHA256, first 32 bytes).",
+        "RFC 7748, 6.1 (X25519); RFC 5869, appendix A (HKDF-SHA256, first 32 bytes); RFC 8032, 7.1 (Ed25519).",
         [
             ("RFC 7748, Alice", "x25519", {
                 "private": "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a",
@@ -57,6 +56,10 @@ def rfc() -> Json:
                 "secret": bytes(range(80)).hex(), "salt": bytes(range(0x60, 0xB0)).hex(),
                 "info": bytes(range(0xB0, 0x100)).hex()}),
             ("RFC 5869, A.3", "kdf", {"secret": "0b" * 22, "salt": "", "info": ""}),
+            ("RFC 8032, test 1", "ed25519", {
+                "seed": "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60", "message": ""}),
+            ("RFC 8032, test 2", "ed25519", {
+                "seed": "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb", "message": "72"}),
         ],
     )  # fmt: skip
 
@@ -169,9 +172,15 @@ def shamir() -> Json:
         inputs = {"secrets": secrets, "points": n, "t": t, "suite": suite, "key": secret("polynomial", n, t)}
         cases.append((f"share {len(secrets)} to {n}, threshold {t}", "share", inputs))
         shares = FUNCTIONS["share"](inputs)["shares"]
-        for points in (range(1, t + 1), range(n - t + 1, n + 1)):
+        for points in {1: range(1, t + 1), n - t + 1: range(n - t + 1, n + 1)}.values():
             given = [shares[point - 1][:72] for point in points]
-            cases.append((f"open from {points}", "combine", {"points": list(points), "shares": given}))
+            cases.append(
+                (
+                    f"{n} points, threshold {t}, open from {points[0]} on",
+                    "combine",
+                    {"points": list(points), "shares": given},
+                )
+            )
     return positive("Secrets of 32 bytes, nine limbs over GF(2^31 - 1), points 1 to n; shares of 36 bytes.", cases)
 
 
@@ -304,10 +313,37 @@ def epochs() -> dict[str, Json]:
     ring["rounds"][0]["vectors"] = {"tag": "ring/0"}
     more = (
         " Client i is `client-` and i in four digits; its secrets are 32 bytes of SHAKE-256 of ring/i/c (channel), "
-        "ring/i/s (sharing seed), ring/i/e/0 (mask key), ring/i/b/0 (self-mask seed); its vector is little-endian words "
-        "of SHAKE-256 of ring/0/IDENTITY/x."
+        "ring/i/s (sharing seed), ring/i/e/0 (mask key), ring/i/b/0 (self-mask seed); its vector is little-endian "
+        "words of SHAKE-256 of ring/0/IDENTITY/x."
     )
     return found | {"epoch-ring": positive(ABOUT + text + more, [(text, "epoch", ring)])}
+
+
+def bases() -> dict[str, Json]:
+    """Return the inputs of the epochs that the negative vectors start from: five clients, two rounds, no losses."""
+    made = {}
+    for mode in ("semi-honest", "semi-malicious", "malicious"):
+        made[f"epoch-base-{mode}"] = epoch_inputs(
+            f"base {mode}",
+            5,
+            ({"deadline": 500}, {"deadline": 500}),
+            vectors=(("x", 4, 32), ("bits", 5, 3)),
+            mode=mode,
+            dropout=0.2,
+            corrupt=0.2 if mode == "malicious" else 0.0,
+            expiry=1000,
+        )
+    return made
+
+
+def refusals(inputs: dict[str, Json]) -> dict[str, Json]:
+    """Return the negative scenarios."""
+    from refusal_messages import Base
+    from refusal_vectors import FIRST, numbered
+    from refusal_vectors_roster import ROSTER
+    from refusal_vectors_rounds import ROUNDS
+
+    return numbered((*FIRST, *ROSTER, *ROUNDS), {name: Base(name, one) for name, one in inputs.items()})
 
 
 def _num(value: int) -> str:
@@ -315,9 +351,8 @@ def _num(value: int) -> str:
 
 
 def _signature_key(seed: str) -> str:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(seed)).public_key().public_bytes_raw().hex()
+    found: str = FUNCTIONS["ed25519"]({"seed": seed, "message": ""})["public"]
+    return found
 
 
 SINGLE: Final[dict[str, Callable[[], Json]]] = {
@@ -338,7 +373,11 @@ SINGLE: Final[dict[str, Callable[[], Json]]] = {
 
 def all_files() -> dict[str, str]:
     """Return every file, by name."""
+    started = bases()
+    text = ABOUT + "Five clients, nobody lost; the negative vectors start from here."
     made = {name: make() for name, make in SINGLE.items()} | epochs()
+    made |= {name: positive(text, [("whole", "epoch", inputs)]) for name, inputs in started.items()}
+    made |= refusals(started)
     return {f"{name}.json": json.dumps(one, indent=1, ensure_ascii=False) + "\n" for name, one in made.items()}
 
 

@@ -30,6 +30,7 @@ from privfed_protocols import packing as packs
 from privfed_protocols import primitives as prime
 from privfed_protocols import shamir as sharing
 from privfed_protocols.graph import CompleteGraph, HararyGraph
+from privfed_protocols.identities import verify
 from privfed_protocols.masks import Mask
 from privfed_protocols.messages import Advertise, Masked, Survivors
 from privfed_protocols.signed import fingerprint_of, statement, wrap
@@ -167,6 +168,13 @@ def _x25519(i: Json) -> Json:
     prime.check_public_key(un(i["public"]), owner="the peer")
     shared = prime.Agreement(un(i["private"])).shared_secret(un(i["public"]))
     return {"own_public": prime.public_key(un(i["private"])).hex(), "shared": shared.hex()}
+
+
+def _ed25519(i: Json) -> Json:
+    signer = Signer.from_seed(un(i["seed"]))
+    signature = signer.sign(un(i["message"]))
+    assert verify(signer.public_key, signature, un(i["message"]))
+    return {"public": signer.public_key.hex(), "signature": signature.hex()}
 
 
 def _seal(i: Json) -> Json:
@@ -326,6 +334,7 @@ FUNCTIONS: dict[str, Callable[[Json], Json]] = {
         "key": prime.hkdf_expand(prime.hkdf_extract(un(i["salt"]), un(i["secret"])), un(i["info"])).hex()
     },
     "x25519": _x25519,
+    "ed25519": _ed25519,
     "seal": _seal,
     "share_key": _share_key,
     "coefficient_key": _coefficient_key,

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from tests.reference import numbers
 from tests.reference import words as w
 from tests.reference.epoch import Epoch
@@ -93,10 +95,16 @@ def _x25519(i: Json) -> Json:
     return {"own_public": w.public_of(private).hex(), "shared": w.dh(private, un(i["public"])).hex()}
 
 
+def _ed25519(i: Json) -> Json:
+    public = Ed25519PrivateKey.from_private_bytes(un(i["seed"])).public_key().public_bytes_raw()
+    return {"public": public.hex(), "signature": w.sign(un(i["seed"]), un(i["message"])).hex()}
+
+
 FUNCTIONS: dict[str, Callable[[Json], Json]] = {
     "hash": _hash,
     "kdf": lambda i: {"key": w.kdf(un(i["salt"]), un(i["secret"]), un(i["info"])).hex()},
     "x25519": _x25519,
+    "ed25519": _ed25519,
     "seal": lambda i: {"sealed": w.seal(i["suite"], un(i["key"]), un(i["plaintext"]), un(i["associated_data"])).hex()},
     "share_key": _share_key,
     "coefficient_key": lambda i: _key(
