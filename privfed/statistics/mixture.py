@@ -320,7 +320,8 @@ class WhitenedMixtureStatistics(_MixtureQuery):
         corner = np.maximum(np.abs(self.low - self.centre), np.abs(self.high - self.centre))
         error = self._whitening_error(float(np.linalg.norm(corner)))
         logit = math.sqrt(MAX_SQUARED_DISTANCE) * error + (self.n_features + 8) * UNIT_ROUNDOFF * MAX_SQUARED_DISTANCE
-        return 4 * logit + error * (1 / self.mean_clip + 2 * max(self.mean_clip / self.second_clip, 1.0))
+        clips = 1 / self.mean_clip + 1 / self.second_clip + 2 * max(self.mean_clip / self.second_clip, 1.0)
+        return (4 + 1 / self.likelihood_clip) * logit + error * clips
 
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
         """Return the sums over the rows of `data`, shape (n, d)."""

@@ -183,6 +183,9 @@ def test_rounding_stays_below_what_the_query_declares(kind):
     model = random_model(kind, 5, 6, seed=3)
     query = WhitenedMixtureStatistics.of(model, coordinates(6, reach=50.0))
     assert 1e-13 < query.row_error < 1e-6
+    # Whoever writes the query chooses what its blocks are divided by: a tiny range makes rounding large.
+    tiny = replace(query, likelihood_clip=1e-9)
+    assert tiny.row_error > 1e6 * query.row_error
     rows = 8 * np.random.default_rng(0).standard_normal((100, 6))
     for row in rows:
         alone = query.layout.flatten(query.contribution(row[None, :]))
