@@ -68,13 +68,17 @@ def hides_sample(plan: RoundPlan, view: View) -> bool:
     """Whether a view learns nothing of who or what was sampled, and the noise does not tell either.
 
     Records drawn in secret at the clients: every view, if a record is what is protected. Clients drawn by the
-    coordinator: only who sees nothing but the sums, and only if the sum's noise is the same whoever was drawn.
+    coordinator: only if a client is what is protected, only who sees nothing but the sums, and only if the sum's noise
+    is the same whoever was drawn. For a record, a round without its client is a third case: it differs from a round
+    with it by all the rest of the client's rows, tells which of the two took place, and leaves nothing to amplify.
     """
     sampling = plan.sampling
     if sampling.kind not in ("poisson", "fixed_size") or sampling.rate == 1.0:
         return False
+    if sampling.unit != plan.unit:
+        return False
     if sampling.unit == "record":
-        return plan.unit == "record"
+        return True
     return view.kind == "released" and (plan.drop_outs == "exact" or plan.protection == "central")
 
 

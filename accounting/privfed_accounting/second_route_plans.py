@@ -162,8 +162,9 @@ def _hidden(plan: Mapping[str, Any], sampling: Mapping[str, Any], view: str) -> 
         return False
     if sampling["unit"] == "record":
         return bool(plan["unit"] == "record")
+    # One row of a client that was not drawn stays away together with all the others.
     constant = plan.get("drop_outs", "provision") == "exact" or plan["protection"] == "central"
-    return constant and view == "released"
+    return bool(plan["unit"] == "client") and constant and view == "released"
 
 
 # --- divergences ------------------------------------------------------------------------------------------------------

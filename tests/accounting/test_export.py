@@ -84,9 +84,11 @@ def test_rounds_that_are_no_plain_gaussians() -> None:
 
 
 def test_cohorts_as_they_are() -> None:
-    budget = Budget(8.0, 1e-5, view="released", accounting="renyi")
-    cohort = plan(mu2=0.2, drop_outs="exact", sampling=Sampling.fixed_size(5, 100, unit="client"))
-    rota = [plan(mu2=0.1, sampling=Sampling.round_robin(25, 100, unit="client", turn=turn)) for turn in (0, 1, 1, 2)]
+    budget = Budget(8.0, 1e-5, unit="client", view="released", accounting="renyi")
+    whole = {"unit": "client", "drop_outs": "exact"}
+    cohort = plan(mu2=0.2, sampling=Sampling.fixed_size(5, 100, unit="client"), **whole)
+    turns = [Sampling.round_robin(25, 100, unit="client", turn=turn) for turn in (0, 1, 1, 2)]
+    rota = [plan(mu2=0.1, sampling=each, **whole) for each in turns]
     with Ledger.open(None, budget=budget) as ledger:
         for each in (cohort, *rota):
             ledger.reserve(each)

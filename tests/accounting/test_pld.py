@@ -220,7 +220,7 @@ def test_schedules_without_a_tight_method() -> None:
     plain = schedule_bounds([(plan(mu2=0.1), None, 10)], "server", 1e-6)
     assert plain is not None
     assert plain.lower == pytest.approx(plain.upper, rel=1e-6)
-    cohort = plan(sampling=Sampling.fixed_size(5, 50, unit="client"), drop_outs="exact")
+    cohort = plan(sampling=Sampling.fixed_size(5, 50, unit="client"), drop_outs="exact", unit="client")
     one_sided = schedule_bounds([(cohort, None, 3)], "released", 1e-6)
     assert one_sided is not None
     assert one_sided.lower == 0.0 < one_sided.upper

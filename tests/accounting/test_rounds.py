@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -130,12 +131,15 @@ def test_a_grid_too_coarse_for_the_smallest_component_is_refused() -> None:
     [
         (POISSON_RECORDS, {}, VIEWS),
         (POISSON_RECORDS, {"unit": "client"}, ()),
-        (POISSON_CLIENTS, {}, ()),
-        (POISSON_CLIENTS, {"drop_outs": "exact"}, ("released",)),
+        (POISSON_CLIENTS, {"unit": "client"}, ()),
         (POISSON_CLIENTS, {"drop_outs": "exact", "unit": "client"}, ("released",)),
-        (POISSON_CLIENTS, {"protection": "central"}, ("released",)),
-        (POISSON_CLIENTS, {"protection": "local"}, ()),
-        (COHORT, {"drop_outs": "exact"}, ("released",)),
+        (POISSON_CLIENTS, {"protection": "central", "unit": "client"}, ("released",)),
+        (POISSON_CLIENTS, {"protection": "local", "unit": "client"}, ()),
+        (COHORT, {"drop_outs": "exact", "unit": "client"}, ("released",)),
+        (POISSON_CLIENTS, {"drop_outs": "exact"}, ()),
+        (POISSON_CLIENTS, {"protection": "central"}, ()),
+        (COHORT, {"drop_outs": "exact"}, ()),
+        (COHORT, {"protection": "central"}, ()),
         (Sampling.poisson(1.0, unit="record"), {}, ()),
         (Sampling.round_robin(3, 100, unit="client", turn=0), {"drop_outs": "exact"}, ()),
     ],
@@ -165,9 +169,11 @@ def test_a_sampled_round_is_the_sampled_gaussian() -> None:
 
 def test_cohorts_of_fixed_size_cost_more_than_poisson_would() -> None:
     """They hide a replacement: at least what twice the distance costs, and never more than no sampling."""
-    cohort = Total.of([plan(mu2=1.0, sampling=COHORT, drop_outs="exact").charge("released")]).times(300)
-    poisson = Total.of([plan(mu2=1.0, sampling=POISSON_CLIENTS, drop_outs="exact").charge("released")]).times(300)
-    nothing = Total.of([plan(mu2=1.0, drop_outs="exact").charge("released")]).times(300)
+    each = plan(mu2=1.0, unit="client", drop_outs="exact")
+    cohort, poisson, nothing = (
+        Total.of([replace(each, sampling=sampling).charge("released")]).times(300)
+        for sampling in (COHORT, POISSON_CLIENTS, Sampling.none())
+    )
     assert 1.7 * poisson.epsilon(1e-5) < cohort.epsilon(1e-5) < nothing.epsilon(1e-5)
 
 

@@ -75,7 +75,7 @@ def test_both_routes_find_the_same_epsilon() -> None:
         plan(**{**SKELLAM, "mu2": 0.01, "l1_sensitivity": 30.0}),
         plan(mu2=0.03, sampling=SAMPLINGS[4]),
         plan(mu2=0.04, sampling=Sampling.round_robin(3, 100, unit="client", turn=6)),
-        plan(mu2=0.04, drop_outs="exact", sampling=SAMPLINGS[3]),
+        plan(mu2=0.04, drop_outs="exact", unit="client", sampling=SAMPLINGS[3]),
     ]
     for chosen in (rounds, rounds[:1], rounds[3:5], rounds[1:2], []):
         for view in ("released", "colluders(7)", "unmasked"):
