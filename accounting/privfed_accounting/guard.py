@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from privfed_accounting.budget import Budget
@@ -16,6 +16,7 @@ from privfed_accounting.errors import BudgetExhausted, GuardRefused, ParameterEr
 from privfed_accounting.filters import share_of
 from privfed_accounting.ledger import Ledger
 from privfed_accounting.round_plan import DropOuts, Mechanism, NoiseSource, Protection, RoundPlan
+from privfed_accounting.sampling import Sampling
 
 _MECHANISMS: Final[tuple[Mechanism, ...]] = ("discrete_gaussian", "skellam")
 
@@ -78,7 +79,12 @@ class ClientGuard:
         `admit` charges this client's ledger before it returns, and refuses without charging; what was charged stays
         charged until `void`, which is for rounds in which nothing left this client. The epsilon of everything admitted
         is within the policy's budget in its view, whatever the coordinator says, forgets or repeats, if the vectors
-        sent keep the plans' sensitivity and carry the plans' noise.
+        sent keep the plans' sensitivity and carry the plans' noise, and if the client itself draws its records where a
+        plan samples records.
+
+        How clients were drawn is the coordinator's word, and nothing is saved by it: a client that is asked is in the
+        round, however seldom it was said to be asked. `check`, `admit` and the ledger take every plan that draws
+        clients, or has them take turns, as one in which everybody takes part.
     """
 
     def __init__(self, policy: GuardPolicy, ledger: Ledger) -> None:
@@ -132,7 +138,7 @@ class ClientGuard:
                 f"the vector has {plan.dimension} coordinates, this client allows {policy.most_dimensions}",
                 rule="most_dimensions",
             )
-        share = share_of(plan.charge(budget.view), budget)
+        share = share_of(_as_asked(plan).charge(budget.view), budget)
         if not share <= policy.largest_share * (1.0 + 1e-9):
             raise GuardRefused(
                 f"the round takes {share:.4g} of this client's budget of {budget}, it allows at most "
@@ -142,6 +148,8 @@ class ClientGuard:
 
     def admit(self, plan: RoundPlan) -> int:
         """Charge this client's ledger for a round that its policy allows; to be called before anything is computed.
+
+        The entry names no sampling of clients: it says what the round cost a client that was in it.
 
         Returns:
             Number of the entry, for `settle` or `void`.
@@ -153,7 +161,7 @@ class ClientGuard:
         """
         self.check(plan)
         try:
-            return self.ledger.reserve(plan)
+            return self.ledger.reserve(_as_asked(plan))
         except BudgetExhausted as error:
             raise GuardRefused(f"this client's own budget does not cover the round: {error}", rule="budget") from error
 
@@ -167,3 +175,8 @@ class ClientGuard:
 
     def __repr__(self) -> str:
         return f"<ClientGuard over {self.ledger!r}>"
+
+
+def _as_asked(plan: RoundPlan) -> RoundPlan:
+    """The round as it is to a client that was asked: in it, whatever is said of how clients were drawn."""
+    return replace(plan, sampling=Sampling.none()) if plan.sampling.unit == "client" else plan

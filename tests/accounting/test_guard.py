@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,8 @@ from privfed_accounting import (
     Ledger,
     LedgerError,
     ParameterError,
+    Sampling,
+    Total,
     verify,
 )
 from tests.accounting.plans import SIGMA, open_plan, plan
@@ -99,6 +102,60 @@ def test_the_whole_budget_and_nothing_more() -> None:
     assert refusal.value.rule == "budget"
     assert admitted == len(mine.ledger.rounds()) > 5
     assert mine.ledger.epsilon() <= OWN.epsilon
+
+
+def asked_every_round(claims: list[Sampling], *, accounting: Literal["gaussian", "renyi"], **changes: Any) -> None:
+    """A coordinator asks one client again and again, and claims each time a sampling that would make it cheap."""
+    budget = Budget(1.0, 1e-6, unit="client", view="released", accounting=accounting)
+    each = plan(mu2=budget.allowance().mu2 / 4.0, unit="client", **changes)
+    mine = guard(budget=budget, queries={"moments": 1e9}, largest_share=1.0)
+    admitted = 0
+    with pytest.raises(GuardRefused, match="own budget does not cover") as refusal:
+        for claim in claims:
+            mine.admit(replace(each, sampling=claim))
+            admitted += 1
+            true = Total.of([each.charge("released")] * admitted)
+            assert true.epsilon(1e-6) <= budget.epsilon, "the client was in every one of these rounds"
+            assert mine.ledger.spent() == true
+    assert refusal.value.rule == "budget"
+    assert admitted == 4, "the honest price, and no more than that"
+    assert {record.plan.sampling for record in mine.ledger.rounds()} == {Sampling.none()}
+    assert verify(mine.ledger).ok
+
+
+@pytest.mark.parametrize("unit", ["client", "record"])
+def test_a_new_turn_every_round_is_not_believed(unit: Literal["client", "record"]) -> None:
+    turns = [Sampling.round_robin(50, 5000, unit="client", turn=turn) for turn in range(20)]
+    asked_every_round(turns, accounting="gaussian", drop_outs="exact")
+    own = Budget(1.0, 1e-6, unit=unit)
+    mine = guard(budget=own, queries={"moments": 1e9}, largest_share=0.25)
+    too_dear = plan(mu2=0.26 * own.allowance().mu2, unit=unit, sampling=turns[3])
+    with pytest.raises(GuardRefused, match="of this client's budget") as refusal:
+        mine.check(too_dear)
+    assert refusal.value.rule == "largest_share"
+
+
+@pytest.mark.parametrize(
+    "claim", [Sampling.poisson(1e-4, unit="client"), Sampling.fixed_size(50, 500_000, unit="client")]
+)
+def test_a_tiny_rate_every_round_is_not_believed(claim: Sampling) -> None:
+    asked_every_round([claim] * 20, accounting="renyi", drop_outs="exact")
+    own = Budget(1.0, 1e-6, unit="client", view="released", accounting="renyi")
+    mine = guard(budget=own, queries={"moments": 1e9}, largest_share=0.25)
+    too_dear = plan(mu2=0.26 * own.allowance().mu2, unit="client", drop_outs="exact", sampling=claim)
+    assert too_dear.amplified("released")
+    with pytest.raises(GuardRefused, match="of this client's budget") as refusal:
+        mine.check(too_dear)
+    assert refusal.value.rule == "largest_share"
+
+
+def test_records_that_the_client_draws_itself_count_as_drawn() -> None:
+    own = Budget(1.0, 1e-6, accounting="renyi")
+    mine = guard(budget=own, queries={"moments": 1e9}, largest_share=1.0)
+    drawn = plan(mu2=own.allowance().mu2, sampling=Sampling.poisson(0.01, unit="record"))
+    mine.admit(drawn)
+    assert mine.ledger.spent() == Total.of([drawn.charge("server")])
+    assert mine.ledger.rounds()[0].plan == drawn
 
 
 def test_it_remembers(tmp_path: Path) -> None:
