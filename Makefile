@@ -86,7 +86,7 @@ ci:  ## everything that has to hold, as the continuous integration runs it (root
 
 clean:  ## remove what was built, but not the environment
 	rm -rf build dist site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
-		.hypothesis privfed-demo
+		.grimp_cache .hypothesis privfed-demo privfed-sweep report.html
 	find privfed protocols accounting tests examples benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the environment, too

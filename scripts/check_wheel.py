@@ -25,7 +25,7 @@ SOURCES: Final = {
     "privfed_protocols": ROOT / "protocols" / "privfed_protocols",
     "privfed_accounting": ROOT / "accounting" / "privfed_accounting",
 }
-TEST_TOOLS: Final = ("hypothesis", "jsonschema", "mpmath", "pytest", "pytest-timeout", "pytest-xdist", "threadpoolctl")
+TEST_TOOLS: Final = ("hypothesis", "jsonschema", "mpmath", "pytest", "pytest-timeout", "pytest-xdist")
 # What the tests read besides the packages: text, values and benchmarks, never a package itself.
 DATA_OF_TESTS: Final = ("accounting", "benchmarks", "protocols", "pyproject.toml")
 # Printed by the clean environment's Python: the folder that each package is imported from.

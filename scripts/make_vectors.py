@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from tests.protocols.replay_reference import FUNCTIONS  # noqa: E402 -- found by the line above
 from tests.protocols.vector_files import FOLDER, abridged, client, expanded, numbers, secret  # noqa: E402
+from tests.reference.words import num  # noqa: E402
 
 Json = dict[str, Any]
 PLAN: Final = hashlib.sha256(b"plan").hexdigest()
@@ -72,8 +73,8 @@ def derivations() -> Json:
         told = f"suite {suite}, "
         parts = {
             "epoch id": [secret("an offer", size=80)],
-            "self-mask seed commitment": [ids["epoch"], b"ann".hex(), _num(3), ids["seed"]],
-            "round context": [ids["epoch"], _num(3), ids["root"], "1f", MODEL, PLAN],
+            "self-mask seed commitment": [ids["epoch"], b"ann".hex(), num(3).hex(), ids["seed"]],
+            "round context": [ids["epoch"], num(3).hex(), ids["root"], "1f", MODEL, PLAN],
             "graph seed": [ids["root"], "00" * 32],
             "consistency of survivors": [ids["context"], "1f"],
         }
@@ -226,8 +227,13 @@ def signatures() -> Json:
             inputs = {"label": label, "suite": suite, "seed": secret("signer"), "body": secret("body", label, size=300),
                       "epoch": "" if label == "signed offer" else secret("epoch"), "certificate": ""}  # fmt: skip
             cases.append((f"suite {suite}, {label}", "signed", inputs))
-    authority = {"authority_seed": secret("authority"), "authority": _signature_key(secret("authority"))}
-    inputs = authority | {"identity": b"ann".hex(), "key": _signature_key(secret("ann")), "expiry": 1_900_000_000}
+    public = FUNCTIONS["ed25519"]({"seed": secret("authority"), "message": ""})["public"]
+    authority = {"authority_seed": secret("authority"), "authority": public}
+    inputs = authority | {
+        "identity": b"ann".hex(),
+        "key": FUNCTIONS["ed25519"]({"seed": secret("ann"), "message": ""})["public"],
+        "expiry": 1_900_000_000,
+    }
     cases.append(("a certificate", "certificate", inputs))
     made = FUNCTIONS["certificate"](inputs)["certificate"]
     cases.append(("with a certificate", "signed", {
@@ -344,15 +350,6 @@ def refusals(inputs: dict[str, Json]) -> dict[str, Json]:
     from refusal_vectors_rounds import ROUNDS
 
     return numbered((*FIRST, *ROSTER, *ROUNDS), {name: Base(name, one) for name, one in inputs.items()})
-
-
-def _num(value: int) -> str:
-    return value.to_bytes(8, "little").hex()
-
-
-def _signature_key(seed: str) -> str:
-    found: str = FUNCTIONS["ed25519"]({"seed": seed, "message": ""})["public"]
-    return found
 
 
 SINGLE: Final[dict[str, Callable[[], Json]]] = {

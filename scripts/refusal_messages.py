@@ -197,6 +197,8 @@ class Base:
         expiry: int = 1000,
         key: bytes | None = None,
         spoiled: bool = False,
+        version: str = "privfed-certificate-1",
+        surplus: Sequence[int] = (),
     ) -> bytes:
         """Return a certificate for a client."""
         identity = un(self.names[index]) if identity is None else identity
@@ -204,7 +206,7 @@ class Base:
         by = signature_key(authority)
         text = w.frame("certificate of an identity", None, identity, certified, w.num(expiry), by)
         signature = bytes(64) if spoiled else w.sign(authority, text)
-        return w.pack(["privfed-certificate-1", identity, certified, expiry, by, signature])
+        return w.pack([version, identity, certified, expiry, by, signature, *surplus])
 
     def certified(self, expiry: int, *, key: bytes | None = None) -> Json:
         """Return credentials of the first client that rest on a certificate."""

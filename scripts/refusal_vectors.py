@@ -72,6 +72,13 @@ def refusal_1(b: dict[str, Base]) -> Iterator[Case]:
         yield name, at(SIGNED, "M6", message, "BadServerSignature")
 
 
+def _with_raw(fields: list[Any], place: int, raw: bytes) -> bytes:
+    """Return an offer of which one field is other bytes."""
+    parts = [w.pack(one) for one in fields]
+    parts[place] = raw
+    return b"\xdc" + len(parts).to_bytes(2, "big") + b"".join(parts)
+
+
 def refusal_2(b: dict[str, Base]) -> Iterator[Case]:
     """What cannot be read."""
     base = b[PLAIN]
@@ -129,10 +136,10 @@ def refusal_2(b: dict[str, Base]) -> Iterator[Case]:
         "65 bits": offer(vectors=[["x", 4, 65]]),
         "a vector with a field more": offer(vectors=[[*vector, 0]]),
         "vectors of 4 GiB": offer(vectors=[["x", 2**29, 64], ["y", 1, 1]]),
-        "a boolean for a count": b"\xdc\x00\x10"
-        + b"".join(w.pack(one) for one in fields[:9])
-        + b"\xc3"
-        + b"".join(w.pack(one) for one in fields[10:]),
+        "a boolean for a count": _with_raw(fields, 5, b"\xc3"),
+        "suite below 0": _with_raw(fields, 3, b"\xff"),
+        "sigma below 0": _with_raw(fields, 9, b"\xff"),
+        "expiry below 0": _with_raw(fields, 12, b"\xff"),
         "a name that is no UTF-8": offer(vectors=[["?", 4, 32]]).replace(b"\xa1?", b"\xa1\xff"),
         "signed, which the mode does not know": base.wrap(0, good, b"", OTHER),
     }
@@ -184,7 +191,35 @@ def refusal_2(b: dict[str, Base]) -> Iterator[Case]:
     yield "start: deadline over 2^62", at(PLAIN, "M4", base.start(deadline=2**62 + 1), "UnknownFormat")
     yield "survivors: epoch id of 31 bytes", at(PLAIN, "M6", w.message(7, bytes(31), 1, b"\x1f"), "UnknownFormat")
     yield "unreadable in a round", at(PLAIN, "M6", b"\xc1", "UnknownFormat")
+    yield "start: deadline below 0", at(PLAIN, "M4", base.start()[:-3] + b"\xff", "UnknownFormat")
+    short = base.m1(1, keys=base.keys(1)[:32], commitments=bytes(32))
+    yield "roster: keys and commitments for one round less", at(PLAIN, "M0", base.roster({1: short}), "UnknownFormat")
+    yield "roster: an empty identity", at(PLAIN, "M0", base.roster({1: base.m1(1, identity=b"")}), "UnknownFormat")
+    longer = [[*base.entries()[0], 0], *base.entries()[1:]]
+    yield "roster: a neighbour with a field more", at(PLAIN, "M0", base.roster({}, entries=longer), "UnknownFormat")
+    invalid = signed.wrap(0, signed.offer(n_min=6), b"")
+    yield "signed offer: n_min over n_max", at(SIGNED, "nothing", invalid, "UnknownFormat")
+    yield "a signature of 65 bytes", at(SIGNED, "nothing", w.message(11, body, b"", bytes(65)), "UnknownFormat")
+    for told, changes in {
+        "that never ends": {"expiry": 2**62 + 1}, "that has ended before it began": {"expiry": 0},
+        "with a field more": {"surplus": [0]}, "of another version": {"version": "privfed-certificate-2"},
+    }.items():  # fmt: skip
+        certificate = signed.certificate(2, **changes)
+        message = signed.wrap(1, signed.m1(2), signed.epoch, signed.seed(2), certificate=certificate)
+        forged = signed.roster({2: message})
+        yield f"a certificate {told}", at(SIGNED, "M0", forged, "UnknownFormat", unpinned=[signed.names[2]])
+    yield from _refusal_2_of_the_server(b)
+
+
+def _refusal_2_of_the_server(b: dict[str, Base]) -> Iterator[Case]:
+    base, signed = b[PLAIN], b[SIGNED]
     sender, body = base.names[0], base.m1(0)
+    yield "server: an empty identity", server(PLAIN, "M0", "", base.m1(0, identity=b""), "UnknownFormat")
+    short = base.m1(0, keys=base.keys(0)[:32], commitments=bytes(32))
+    yield "server: keys and commitments for one round less", server(PLAIN, "M0", sender, short, "UnknownFormat")
+    for size in (63, 65):
+        told = w.message(8, signed.epoch, 1, bytes(size))
+        yield f"server: a signature of {size} bytes", server(SIGNED, "M7", sender, told, "UnknownFormat")
     yield "server: unreadable", server(PLAIN, "M0", sender, b"\xc1", "UnknownFormat")
     yield "server: trailing byte", server(PLAIN, "M0", sender, body + b"\0", "UnknownFormat")
     yield "server: a message of servers", server(PLAIN, "M0", sender, base.offer(), "UnknownFormat")

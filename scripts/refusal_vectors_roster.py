@@ -110,8 +110,16 @@ def refusal_9(b: dict[str, Base]) -> Iterator[Case]:
             yield f"{base.mode}: {told}", at(name, "M0", base.roster({2: message}), "BadSignature")
         sybil = base.wrap(1, base.m1(4, identity=b"sybil"), base.epoch, OTHER)
         yield f"{base.mode}: an identity without a key", at(name, "M0", base.roster({4: sybil}), "BadNeighbour")
+        yield (
+            f"{base.mode}: neither pinned nor certified",
+            at(name, "M0", base.roster({}), "BadNeighbour", unpinned=[base.names[2]]),
+        )
         both = base.wrap(1, body, base.epoch, base.seed(2), certificate=base.certificate(2))
-        yield f"{base.mode}: a certificate beside a pinned key", at(name, "M0", base.roster({2: both}), "BadNeighbour")
+        for told, more in (("", {}), (" of a believed authority", {"unpinned": []})):
+            yield (
+                f"{base.mode}: a certificate{told} beside a pinned key",
+                at(name, "M0", base.roster({2: both}), "BadNeighbour", **more),
+            )
     for told, changes in {
         "for another identity": {"identity": b"x"}, "of another authority": {"authority": b"\x07" * 32},
         "that ends before the epoch": {"expiry": 999}, "that is not signed": {"spoiled": True},
@@ -184,6 +192,7 @@ def refusal_11(b: dict[str, Base]) -> Iterator[Case]:
                 at(name, "M2", base.delivery(sealed=bytes(raw)), "BadShareMessage"),
             )
     base = b[PLAIN]
+    whole = b"".join(base.pieces())
     for size in (0, 1, len(whole) - len(pieces[0]), len(whole) - 1, len(whole) + 1):
         cut = (whole + whole)[:size]
         yield f"{size} bytes", at(PLAIN, "M2", base.delivery(sealed=cut), "BadShareMessage")

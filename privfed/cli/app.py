@@ -12,8 +12,7 @@ from typing import Annotated
 import typer
 
 from privfed._version import __version__
-from privfed.audit.commands import app as audits
-from privfed.cli import demo, ledgers, planning, studies
+from privfed.cli import audits, demo, ledgers, planning, studies
 from privfed.cli.shell import DONE, INTERRUPTED, READER_GONE, UNUSABLE, Interrupted, ReaderGone, complain, tell
 
 __all__ = ["app", "main"]
@@ -80,4 +79,4 @@ app.command()(ledgers.report)
 app.command()(ledgers.verify)
 app.command()(ledgers.diff)
 app.command()(ledgers.migrate)
-app.add_typer(audits)
+app.add_typer(audits.app)

@@ -24,6 +24,7 @@ __all__ = [
     "ReaderGone",
     "complain",
     "expect_file",
+    "one_line",
     "print_json",
     "print_text",
     "refuse_to_overwrite",
@@ -125,10 +126,10 @@ def complain(message: str, hint: str = "") -> None:
     """Say on standard error what is wrong, and what to do."""
     for kind, text in (("error", message), ("hint", hint)):
         if text:
-            typer.echo(f"privfed: {kind}: {_lower_first(_one_line(text).rstrip('.'))}", err=True)
+            typer.echo(f"privfed: {kind}: {_lower_first(one_line(text).rstrip('.'))}", err=True)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return `text` without what a terminal would obey: names of files and clients are somebody's input."""
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import runpy
+from contextlib import redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from typer.testing import CliRunner
 
-from privfed.audit.commands import app
 from privfed.audit.masks import Sa1
 from privfed.audit.masks.loading import load_adapter
 from privfed.audit.privacy import CAVEAT
+from privfed.cli import main
 from privfed.errors import UsageError
 from tests.audit.planted_faults import with_plan, without_noise
 
@@ -23,9 +26,9 @@ QUICK = ("--canaries", "200", "--clients", "8", "--dimension", "300")
 
 
 def run(*arguments: str, status: int = 0) -> str:
-    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "160"}, catch_exceptions=False)
-    assert done.exit_code == status, done.output
-    return done.stdout
+    with mock.patch.dict(os.environ, COLUMNS="160"), redirect_stdout(io.StringIO()) as out:
+        assert main(["audit", *arguments]) == status
+    return out.getvalue()
 
 
 def test_the_protocol_passes_and_the_table_says_so() -> None:

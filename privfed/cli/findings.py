@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from privfed.audit.findings import Finding
+from privfed.cli.shell import one_line
 
 __all__ = ["print_findings", "print_privacy", "print_verdict", "telling"]
 
@@ -54,12 +55,8 @@ def print_findings(title: str, findings: Iterable[Finding]) -> None:
         p_value = "" if finding.p_value is None else f"{finding.p_value:.1e}"
         # Text, not markup: what a stranger's code says in square brackets is no style.
         status = Text(finding.status, style=_STYLES[finding.status])
-        table.add_row(Text(finding.check), status, p_value, Text(_printable(finding.what)))
+        table.add_row(Text(finding.check), status, p_value, Text(one_line(finding.what)))
     Console().print(table)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def print_verdict(failed: tuple[str, ...], not_examined: tuple[str, ...], false_alarm: float) -> None:

@@ -1,4 +1,4 @@
-"""`privfed audit masks | privacy`: the audits from a shell, mounted by the command line.
+"""`privfed audit masks | privacy`: the audits from a shell.
 
 The result goes to standard output, as a table or as JSON; progress goes to standard error. Exit status: 0 nothing was
 found, 1 something was, 2 the audit cannot run.
@@ -6,15 +6,14 @@ found, 1 something was, 2 the audit cannot run.
 
 from __future__ import annotations
 
-import json as json_module
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from privfed.cli.shell import DONE, NOT_OK, print_json
+
 __all__ = ["app"]
 
-FOUND = 1
 
 app = typer.Typer(
     name="audit",
@@ -44,7 +43,7 @@ def masks(
     require_all: Annotated[bool, typer.Option("--require-all", help="Count checks not examined as failed.")] = False,
     json: JsonOption = False,
     progress: ProgressOption = True,
-) -> None:
+) -> int:
     """Lint the masks of an implementation of secure aggregation.
 
     Any implementation behind a small adapter: weak seeds and generators, masks that are reused or too small, keys that
@@ -52,7 +51,7 @@ def masks(
     """
     from privfed.audit.masks import lint_masks
     from privfed.audit.masks.loading import load_adapter
-    from privfed.audit.shown import print_findings, print_verdict, telling
+    from privfed.cli.findings import print_findings, print_verdict, telling
 
     found = load_adapter(adapter)
     with telling(progress and not json) as tell:
@@ -66,12 +65,11 @@ def masks(
             progress=tell,
         )
     if json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     else:
         print_findings(f"Masks of {report.name}", report.findings)
         print_verdict(report.failed, report.not_examined, report.false_alarm)
-    if not report.ok or (require_all and report.not_examined):
-        raise typer.Exit(FOUND)
+    return NOT_OK if not report.ok or (require_all and report.not_examined) else DONE
 
 
 @app.command()
@@ -89,14 +87,14 @@ def privacy(
     seed: Annotated[int, typer.Option(help="Of canaries and coins, never of the noise.")] = 0,
     json: JsonOption = False,
     progress: ProgressOption = True,
-) -> None:
+) -> int:
     """Audit the noise of a release with canaries.
 
     Invented data go through the real clip, encode, noise and mask. Shows a lower bound on epsilon next to the claim: a
     smoke test that the noise is there, never a proof. Exit status 1 if something was found.
     """
     from privfed.audit.privacy import audit_privacy
-    from privfed.audit.shown import print_privacy, print_verdict, telling
+    from privfed.cli.findings import print_privacy, print_verdict, telling
 
     with telling(progress and not json) as tell:
         audit = audit_privacy(
@@ -112,13 +110,8 @@ def privacy(
             progress=tell,
         )
     if json:
-        _print_json(audit.as_dict())
+        print_json(audit.as_dict())
     else:
         print_privacy(audit.as_dict(), audit.findings)
         print_verdict(audit.failed, (), audit.false_alarm)
-    if not audit.ok:
-        raise typer.Exit(FOUND)
-
-
-def _print_json(data: Mapping[str, Any]) -> None:
-    typer.echo(json_module.dumps(data, indent=2, allow_nan=False))
+    return DONE if audit.ok else NOT_OK
