@@ -18,7 +18,9 @@ class ClientPolicy:
         n_min: fewest clients that the client hides among; offers with a smaller `n_min` are refused.
         min_corrupt: least share of corrupt clients that the threshold has to stand, in [0, 1).
         min_colluders: least number of clients that may work with the server without opening any single vector, whatever
-            the roster: the threshold must exceed it.
+            the roster. The threshold must exceed it; in the modes with identities, where the server may tell clients
+            different things, and on a ring, the offer's `corrupt` must also count as many, since only then is the
+            threshold selected against it.
         max_dropout: largest tolerated drop-out that an offer may ask for; more tolerance means a lower threshold.
         min_sigma: least statistical security in bits.
         modes: the modes to take part in. A client with credentials never takes part without identities, whatever

@@ -22,7 +22,7 @@ from .identities import Directory, verify
 from .labels import SUITE
 from .merkle import leaf_hash, root_of, verify_path
 from .messages import Advertise, Neighbour, Offer, Roster, advertise_limit, check_advertise
-from .parameters import GraphParameters
+from .parameters import GraphParameters, worst_count
 from .policy import ClientPolicy
 from .primitives import KEY_BYTES, check_public_key, equal
 from .signed import SIGNED_OVERHEAD, Proof, check_dress, read_from_client, statement
@@ -146,6 +146,13 @@ def _check_parameters(roster: Roster, offer: Offer, policy: ClientPolicy) -> Gra
         raise WeakParameters(f"roster says k={roster.k}, t={roster.t}; own selection is k={own.k}, t={own.t}")
     if own.t <= policy.min_colluders:
         raise WeakParameters(f"a threshold of {own.t} does not stand {policy.min_colluders} colluders")
+    stood = worst_count(offer.corrupt, offer.n_max)
+    # A threshold alone does not stop a server that tells neighbours different things, nor colluders who surround one
+    # client on a ring: those need parameters that were selected for so many.
+    if stood < policy.min_colluders and (offer.rules.identities or own.k < roster.n - 1):
+        raise WeakParameters(
+            f"parameters for {stood} corrupt of {offer.n_max} clients do not stand {policy.min_colluders} colluders"
+        )
     return own
 
 
