@@ -327,19 +327,13 @@ def epochs() -> dict[str, Json]:
 
 def bases() -> dict[str, Json]:
     """Return the inputs of the epochs that the negative vectors start from: five clients, two rounds, no losses."""
-    made = {}
-    for mode in ("semi-honest", "semi-malicious", "malicious"):
-        made[f"epoch-base-{mode}"] = epoch_inputs(
-            f"base {mode}",
-            5,
-            ({"deadline": 500}, {"deadline": 500}),
-            vectors=(("x", 4, 32), ("bits", 5, 3)),
-            mode=mode,
-            dropout=0.2,
-            corrupt=0.2 if mode == "malicious" else 0.0,
-            expiry=1000,
-        )
-    return made
+    losses, vectors = ({"deadline": 500}, {"deadline": 500}), (("x", 4, 32), ("bits", 5, 3))
+    corrupt = {"semi-honest": 0.0, "semi-malicious": 0.0, "malicious": 0.2}
+    offered: Json = {"vectors": vectors, "dropout": 0.2, "expiry": 1000}
+    return {
+        f"epoch-base-{mode}": epoch_inputs(f"base {mode}", 5, losses, mode=mode, corrupt=fraction, **offered)
+        for mode, fraction in corrupt.items()
+    }
 
 
 def refusals(inputs: dict[str, Json]) -> dict[str, Json]:
