@@ -32,7 +32,8 @@ SAMPLING: Final = {
 NOT_PROTECTED: Final = (
     (
         "cohort sizes and participation",
-        "who was invited, took part, dropped out and survived is known to the coordinator and to fellow clients",
+        "who was invited, took part, dropped out and survived is known to the coordinator and to fellow clients; how "
+        "many of them, and the bytes they sent, also to whoever reads the ledger or this report",
     ),
     ("drop-out timing", "when a client answers or falls silent may depend on its data; the noise does not cover it"),
     (
@@ -51,6 +52,11 @@ MEANING: Final = (
     "Epsilons of different views are not added: each adversary has its own.",
     "That the generator behind noise and masks looks random is assumed, as in cryptography, and is no term of delta.",
 )
+HIDDEN_CLIENTS_MEANING: Final = (
+    "Clients were drawn for some rounds, and the view released counts on nobody there knowing who or how many. Each of "
+    "these rounds is listed here with its planned clients, participants, survivors and bytes: for whoever reads that, "
+    "in the ledger or in this report, the epsilons of the view server hold, not those of released."
+)
 EMPIRICAL_MEANING: Final = (
     "An empirical lower bound is a smoke test that the noise is there: weak by nature, never proof of an upper bound."
 )
@@ -61,6 +67,16 @@ def at_delta(book: Book, total: Total) -> dict[str, Any]:
     if book.budget is None:
         return epsilon_value(0.0 if total.private else math.inf)
     return epsilon_value(total.epsilon(book.budget.delta))
+
+
+def meaning(book: Book, *, empirical: bool) -> list[str]:
+    """How to read the numbers of this ledger, in sentences."""
+    drawn = any(
+        record.plan.sampling.unit == "client" and record.plan.amplified("released")
+        for record in book.rounds.values()
+        if record.status != "void"
+    )
+    return [*MEANING, *([HIDDEN_CLIENTS_MEANING] if drawn else []), *([EMPIRICAL_MEANING] if empirical else [])]
 
 
 def error_terms(book: Book) -> dict[str, Any]:

@@ -23,13 +23,12 @@ from privfed_accounting.marks import ledger_marks, round_marks
 from privfed_accounting.records import Book, RoundRecord, charge_to_dict, seen_view
 from privfed_accounting.report_terms import (
     DROP_OUTS,
-    EMPIRICAL_MEANING,
-    MEANING,
     NOT_PROTECTED,
     SAMPLING,
     UNITS,
     at_delta,
     error_terms,
+    meaning,
 )
 from privfed_accounting.round_charge import round_event
 from privfed_accounting.tight import tight_bounds
@@ -85,7 +84,7 @@ def report_data(
         **computed,
         "notes": [dataclasses.asdict(note) for note in book.notes],
         "empirical": None if empirical is None else parse(canonical_json(dict(empirical))),
-        "meaning": [*MEANING, *([] if empirical is None else [EMPIRICAL_MEANING])],
+        "meaning": meaning(book, empirical=empirical is not None),
         "not_protected": [{"what": what, "why": why} for what, why in NOT_PROTECTED],
         "verification": verify(ledger, views=wanted, peer=peer).as_dict(),
         "command": "privfed verify LEDGER" if path is None else f"privfed verify {shlex.quote(path)}",

@@ -30,7 +30,13 @@ SKELLAM: Final = {"mechanism": "skellam", "sigma": 40.0, "l1_sensitivity": 60.0}
 
 def counting(sampling: Sampling, **changes: Any) -> RoundPlan:
     """A round that counts rows, one of which moves the sum by 100 of 256 steps."""
-    fields: dict[str, Any] = {"l2_sensitivity": float(STEP), "dimension": 1, "drop_outs": "exact", "unit": "record", **changes}
+    fields: dict[str, Any] = {
+        "l2_sensitivity": float(STEP),
+        "dimension": 1,
+        "drop_outs": "exact",
+        "unit": "record",
+        **changes,
+    }
     return plan(shares=CLIENTS, planned=CLIENTS, sigma=float(SIGMA), sampling=sampling, **fields)
 
 

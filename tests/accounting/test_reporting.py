@@ -105,6 +105,24 @@ def test_epsilons_per_round_and_view() -> None:
     assert first["facts"] == {"log_likelihood": -1.5}
 
 
+def test_readers_of_a_report_know_how_many_clients_were_drawn() -> None:
+    """What hides drawn clients in the view `released` is in every report, so that its reader is not in that view."""
+    drawn = {"unit": "client", "drop_outs": "exact", "sampling": Sampling.poisson(0.1, unit="client")}
+    rota = {"unit": "client", "sampling": Sampling.round_robin(50, 500, unit="client", turn=2)}
+    budget = Budget(4.0, 1e-6, unit="client", view="released", accounting="renyi")
+    for changes, told in ((drawn, True), ({**drawn, "drop_outs": "provision"}, False), (rota, False)):
+        with Ledger.open(None, budget=budget, clock=Clock()) as ledger:
+            ledger.settle(ledger.reserve(plan(**changes)), participants=50, survivors=45, bytes_up=70)
+            data = checked(report_data(ledger))
+        (release,) = data["releases"]
+        assert (release["participants"], release["survivors"], release["bytes_up"]) == (50, 45, 70)
+        assert any("epsilons of the view server hold" in line for line in data["meaning"]) == told
+        assert any("whoever reads the ledger" in each["why"] for each in data["not_protected"])
+    with Ledger.open(None, budget=budget, clock=Clock()) as ledger:
+        ledger.void(ledger.reserve(plan(**drawn)), reason="nobody came")
+        assert not any("view server hold" in line for line in report_data(ledger)["meaning"])
+
+
 def test_error_terms_are_stated() -> None:
     with a_ledger() as ledger:
         terms = checked(report_data(ledger))["error_terms"]
