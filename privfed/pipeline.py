@@ -154,7 +154,7 @@ def protected_mean(
     largest_weight: float | None = None,
     **options: Unpack[SumOptions],
 ) -> FloatArray:
-    """Return the mean of one vector per client: `protected_sum` over the number of survivors, which is public.
+    """Return the mean of one vector per client: `protected_sum` over the number of survivors (`Release.divisor`).
 
     Arguments, guarantees and errors are those of `protected_sum`; "removing a client" replaces its vector by zeros.
 
@@ -182,7 +182,7 @@ def protected_mean(
     )
     total = np.array(release["sum"]).reshape(_shape(_as_given(vectors)))
     if weights is None:
-        return total / release.survivors
+        return total / release.divisor
     weight = float(release["weight"])
     if not weight > 0:
         raise DataError("the weights of all survivors sum to nothing: give at least one a weight above 0")

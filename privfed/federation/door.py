@@ -255,7 +255,8 @@ class FederationBase(ABC):
         seed = self._keystream("rotation").uint64(4).tobytes()
         terms = self._pricing.terms_of(self._terms, sampling, len(cohort), seed)
         prepared = self._pricing.prepare(query, terms, share, noise_multiplier)
-        entry = self._ledger.reserve(prepared.entry(purpose))
+        priced = prepared.entry(purpose)
+        entry = self._ledger.reserve(priced)
         revealed = False
 
         def about_to_reveal() -> None:
@@ -274,7 +275,7 @@ class FederationBase(ABC):
             logger.warning("release %r failed, charged: %s", query.kind, revealed)
             raise
         self._turns += sampling.kind == "round_robin"
-        return self._settle(query, prepared.plan, entry, outcome)
+        return self._settle(query, prepared.plan, entry, outcome, hidden=priced.amplified("released"))
 
     @abstractmethod
     def _run(self, task: RoundTask) -> RoundOutcome:
@@ -291,7 +292,7 @@ class FederationBase(ABC):
         turn = sampling.turn + self._turns
         return Sampling.round_robin(sampling.size, sampling.population, unit=sampling.unit, turn=turn)
 
-    def _settle(self, query: Query, plan: Plan, entry: int, outcome: RoundOutcome) -> Release:
+    def _settle(self, query: Query, plan: Plan, entry: int, outcome: RoundOutcome, *, hidden: bool) -> Release:
         self._ledger.settle(
             entry,
             participants=outcome.participants,
@@ -324,6 +325,7 @@ class FederationBase(ABC):
             bytes_up=outcome.bytes_up,
             plan=plan,
             kept_surplus=kept,
+            expected_clients=plan.terms.expected if hidden and plan.terms.sampling.unit == "client" else None,
         )
 
     def _epsilons(self) -> dict[str, float]:

@@ -16,7 +16,11 @@ __all__ = ["Federation", "Protection", "Release"]
 
 @dataclass(frozen=True)
 class Release:
-    """The noised sum of one query over the clients that survived the round. Everything in it is public.
+    """The noised sum of one query over the clients that survived the round.
+
+    Everything in it is public, unless the charge counts on a hidden sample of clients (`expected_clients` is given).
+    Then `values`, `divisor` and what is computed of them are public; `participants`, `survivors`, `lost`, `bytes_up`,
+    `plan` and the ledger's entry tell how many were drawn, and are for the coordinator, who drew them.
 
     Attributes:
         query: kind of the query.
@@ -37,6 +41,8 @@ class Release:
         plan: what the release was made by: regime, bits, noise, sampling; None where it is not known.
         kept_surplus: drop_outs "exact": survivors whose surplus noise stayed in, because they were lost before they
             could give it back; `noise_std` counts it.
+        expected_clients: how many clients are drawn on average, where view "released" must not learn which were, nor
+            how many; else None.
     """
 
     query: str
@@ -53,6 +59,16 @@ class Release:
     bytes_up: int = 0
     plan: Plan | None = field(default=None, repr=False)
     kept_surplus: int = 0
+    expected_clients: float | None = None
+
+    @property
+    def divisor(self) -> float:
+        """Number of clients by which a sum may be divided in public.
+
+        The survivors; of hidden samples of clients, how many are drawn on average: a quotient by the survivors' number
+        would tell it, and so whether somebody was drawn. The mean is then unbiased but for drop-outs, which shrink it.
+        """
+        return float(self.survivors) if self.expected_clients is None else self.expected_clients
 
     def __getitem__(self, block: str) -> FloatArray:
         """Return the noised sum of `block`."""

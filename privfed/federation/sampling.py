@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from privfed.mechanism.randomness import Keystream
 from privfed.plan import Terms, tolerated_losses
 from privfed_accounting import Budget, Ledger, Sampling
 
-__all__ = ["check_sampling", "draw_cohort", "poisson", "remember_cohorts", "turns"]
+__all__ = ["check_sampling", "draw_cohort", "own_turn", "poisson", "remember_cohorts", "turns"]
 
 ROSTER_NOTE = "cohorts of clients take turns"
 
@@ -106,6 +107,26 @@ def turns(names: Sequence[str], sampling: Sampling) -> list[tuple[str, ...]]:
     """Return the disjoint cohorts of a round-robin schedule, of nearly equal sizes, none above `sampling.size`."""
     ordered = sorted(names)  # the same cohorts however the clients were listed
     return [tuple(ordered[index] for index in part) for part in np.array_split(np.arange(len(names)), sampling.period)]
+
+
+def own_turn(names: tuple[str, ...], name: str, sampling: Sampling) -> tuple[int, int]:
+    """Return which turn is the client's own in a round-robin schedule of all `names`, and how many clients share it.
+
+    Raises:
+        UsageError: `names` does not hold the client.
+    """
+    places = _places(names, sampling.size)
+    if name not in places:
+        raise UsageError("whose turn it is cannot be told: the agreement has to name all clients, this one among them")
+    return places[name]
+
+
+@lru_cache(maxsize=8)
+def _places(names: tuple[str, ...], size: int) -> Mapping[str, tuple[int, int]]:
+    if not names:
+        return {}
+    cohorts = turns(names, Sampling.round_robin(size, len(names), unit="client", turn=0))
+    return {name: (turn, len(cohort)) for turn, cohort in enumerate(cohorts) for name in cohort}
 
 
 def remember_cohorts(ledger: Ledger, names: Sequence[str]) -> None:

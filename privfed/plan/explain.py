@@ -76,10 +76,13 @@ def _sampling(terms: Terms) -> str:
     if sampling.unit == "record":
         return f"Each client draws its records with probability {sampling.rate:g}, in secret: every view gains by it."
     how = {"poisson": "by coins", "fixed_size": "as a cohort of fixed size", "round_robin": "in turns"}[sampling.kind]
-    return (
-        f"The coordinator draws the clients {how}, {sampling.rate:.3g} of them: only who sees nothing but the sums can"
-        " gain by it."
-    )
+    if sampling.kind == "round_robin":
+        gain = "each cohort counts its own rounds"
+    elif terms.unit == "client":
+        gain = "only who sees nothing but the sums can gain by it"
+    else:
+        gain = "nothing is saved by it, for a record's client is seen to take part or not"
+    return f"The coordinator draws the clients {how}, {sampling.rate:.3g} of them: {gain}."
 
 
 def _unit_bound(plan: Plan) -> float:

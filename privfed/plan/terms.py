@@ -110,6 +110,13 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Losses that the round bears."""
         return self.planned - self.guaranteed
 
+    @property
+    def expected(self) -> float:
+        """Clients that the sampling takes on average: public, unlike `planned` where the sample is to stay hidden."""
+        if self.sampling.unit != "client" or self.sampling.kind == "none":
+            return float(self.planned)
+        return self.sampling.rate * (self.population or self.planned)
+
     def encode(self) -> bytes:
         """Return the terms as MessagePack."""
         return msgspec.msgpack.encode(self)

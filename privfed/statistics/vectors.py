@@ -147,8 +147,11 @@ class AdaptiveSum(Query):
         return chunked_sum(chunk, data)
 
     def unclipped(self, release: Release) -> float:
-        """Return the noised fraction of rows that were short enough, where each survivor has one row; in [0, 1]."""
-        fraction = 0.5 + float(release["unclipped"]) / release.survivors
+        """Return the noised fraction of rows that were short enough, where each survivor has one row; in [0, 1].
+
+        Of hidden samples of clients it is the estimate that divides by how many are drawn on average.
+        """
+        fraction = 0.5 + float(release["unclipped"]) / release.divisor
         return min(max(fraction, 0.0), 1.0)
 
     def following(self, release: Release, *, quantile: float = 0.5, rate: float = RATE) -> Self:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
-from privfed import Budget, FederationError, LocalFederation, UsageError
-from privfed.federation.sampling import draw_cohort, poisson
+from privfed import Budget, FederationError, LocalFederation, Loss, UsageError, protected_mean
+from privfed.federation.sampling import draw_cohort, own_turn, poisson, turns
 from privfed.mechanism.randomness import Keystream
+from privfed.plan.outlook import preview
 from privfed.statistics.moments import Count, VectorSum
+from privfed.statistics.vectors import AdaptiveSum
 from privfed_accounting import RoundPlan, Sampling, Total
 
 RECORDS = Sampling.poisson(0.2, unit="record")
@@ -197,6 +200,92 @@ def test_a_hidden_sample_leaves_no_trace_of_its_size(bits) -> None:
     assert len({release.participants for release in releases}) >= 3
     assert len({(release.plan.scale, release.plan.l2_sensitivity, release.plan.bits) for release in releases}) == 1
     assert np.ptp([release.noise_std["sum"] for release in releases]) < 1e-9
+
+
+HALF = Sampling.poisson(0.5, unit="client")
+
+
+def hidden(**options):
+    settings = {"budget": budget("client", "released", epsilon=6.0), "drop_outs": "exact", "sampling": HALF}
+    return federation(60, 1, **(settings | options))
+
+
+def test_what_is_divided_in_public_is_divided_by_what_is_public() -> None:
+    """Two cohorts of different sizes and the same noised sums: what is made of them must not differ, or tell a size."""
+    silos, query = hidden(), AdaptiveSum(2, clip=1.0)
+    releases = [silos.release(query, noise_multiplier=6.0) for _ in range(6)]
+    assert len({release.survivors for release in releases}) >= 3
+    assert {release.divisor for release in releases} == {30.0}
+    same = {name: np.asarray(0.01 * (place + 1)) for place, name in enumerate(("sum", "unclipped"))}
+    alike = [dataclasses.replace(release, values=same) for release in releases]
+    assert len({query.unclipped(release) for release in alike}) == 1
+    assert len({query.following(release).clip for release in alike}) == 1
+    for release in releases:  # an attacker's quotient of two released numbers is a constant
+        moved = query.unclipped(release) - 0.5
+        if abs(moved) < 0.5:
+            assert float(release["unclipped"]) / moved == pytest.approx(30.0)
+
+
+def test_a_mean_over_a_hidden_sample_is_over_the_expected(monkeypatch) -> None:
+    totals = []
+
+    class Sampled(LocalFederation):
+        def __init__(self, *clients, **options):
+            super().__init__(*clients, **options, sampling=HALF)
+
+        def release(self, *query, **options):
+            totals.append(super().release(*query, **options))
+            return totals[-1]
+
+    monkeypatch.setattr("privfed.pipeline.LocalFederation", Sampled)
+    options = {"view": "released", "drop_outs": "exact", "mode": "trusted", "accounting": "renyi"}
+    for _ in range(4):
+        mean = protected_mean([[1.0, 1.0]] * 60, clip=2.0, epsilon=4.0, delta=1e-6, **options)
+        np.testing.assert_allclose(mean * 30.0, totals[-1]["sum"])
+    assert any(release.survivors != 30 for release in totals)
+
+
+@pytest.mark.parametrize(
+    ("options", "sampling"),
+    [
+        ({"drop_outs": "provision"}, HALF),
+        ({"budget": budget("record", "released")}, HALF),
+        ({"budget": None}, HALF),
+        ({}, Sampling.none()),
+        ({}, Sampling.round_robin(20, 60, unit="client", turn=0)),
+        ({"budget": budget("record")}, RECORDS),
+    ],
+)
+def test_samples_that_nothing_is_saved_by_are_divided_by_the_survivors(options, sampling) -> None:
+    release = hidden(**options).release(VectorSum(2, 1.0), noise_multiplier=20.0, sampling=sampling)
+    assert (release.divisor, release.expected_clients) == (release.survivors, None)
+
+
+def test_a_cohort_of_fixed_size_is_divided_by_its_size_whoever_is_lost() -> None:
+    losses = [Loss(f"c{i:02d}", "masked") for i in range(60)][:6]
+    silos = hidden(dropout=0.3, losses=losses, sampling=Sampling.fixed_size(30, 60, unit="client"))
+    releases = [silos.release(VectorSum(2, 1.0), noise_multiplier=20.0) for _ in range(4)]
+    assert {release.divisor for release in releases} == {30.0}
+    assert any(release.survivors < 30 for release in releases)
+
+
+@pytest.mark.parametrize("view", ["released", "server"])
+def test_clients_drawn_save_nothing_for_records(view) -> None:
+    options = {"epsilon": 2.0, "delta": 1e-6, "rounds": 10, "clients": 60, "unit": "record", "max_records": 100}
+    drawn = preview(**options, view=view, drop_outs="exact", sampling=HALF)
+    whole = preview(**options, view=view, drop_outs="exact")
+    assert drawn.epsilons["released"] == pytest.approx(2.0, rel=2e-3) or view == "server"
+    assert drawn.noise_std == pytest.approx(whole.noise_std, rel=2e-3) or view == "server"
+    assert "nothing is saved" in drawn.explain()[-2]
+
+
+def test_every_client_has_one_turn() -> None:
+    names = tuple(f"c{i}" for i in (3, 1, 4, 5, 9, 2, 6))
+    sampling = Sampling.round_robin(3, 7, unit="client", turn=0)
+    for turn, cohort in enumerate(turns(names, sampling)):
+        assert {own_turn(names, name, sampling) for name in cohort} == {(turn, len(cohort))}
+    with pytest.raises(UsageError, match="name all clients"):
+        own_turn(names, "c0", sampling)
 
 
 def test_cohorts_of_one_ledger_are_the_same_clients(tmp_path) -> None:
