@@ -72,14 +72,17 @@ def opened_vector(
         survivors: clients in the sum.
         surplus: drop_outs "exact": first surplus seed of each survivor that gave it back.
         keystream: for mode "central", where the operator adds the noise.
+
+    Guarantees:
+        All noise is in the sum before it is read as signed numbers, so that a wrap costs accuracy and never privacy.
     """
     law = plan.mechanism
     if law != "none" and plan.terms.drop_outs == "exact":
         total = total - to_ring(_excess(plan, law, survivors, surplus), plan.bits)
-    integers = from_ring(total, plan.bits)
-    if law != "none" and plan.terms.protection == "central":
-        integers += integer_noise(law, plan.share_sigma**2, plan.length, keystream)
-    values = decode(integers, scale=plan.scale)
+    elif law != "none" and plan.terms.protection == "central":
+        # Within the ring, before anything is centred: where a sum wraps, its noisy neighbours then wrap with it.
+        total = total + to_ring(integer_noise(law, plan.share_sigma**2, plan.length, keystream), plan.bits)
+    values = decode(from_ring(total, plan.bits), scale=plan.scale)
     return values if plan.regime == "fine" else rotation_of(plan).invert(values)
 
 
