@@ -69,7 +69,7 @@ class ClientSide:
     Guarantees:
         The vector that `contribution` returns carries the noise share of the plan that this client derived itself from
         the query and the agreed terms, not one that it was told. With a guard, nothing is computed before the client's
-        own ledger holds the charge.
+        own ledger holds the charge, and the charge stays once the query has begun on the rows, whether it fails or not.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ClientSide:
         self._guard = guard
         self._keystream = keystream
         self._entry: int | None = None
-        self._sent = False
+        self._computed = False
 
     def agree(self, task: Task) -> tuple[Query, Plan]:
         """Return query and plan of `task` as this client derives them.
@@ -109,7 +109,7 @@ class ClientSide:
         self._agreement.check_cost(entry, self.name)
         if self._guard is not None:
             try:
-                self._entry, self._sent = self._guard.admit(entry), False
+                self._entry, self._computed = self._guard.admit(entry), False
             except AccountingError as error:
                 raise FederationError(f"the guard of client {self.name!r} refuses: {error}") from error
         return query, plan
@@ -139,6 +139,7 @@ class ClientSide:
                 tells something about them, so that an engine must leave the round charged.
         """
         keystream, terms = self._keystream(), plan.terms
+        self._computed = True  # before the query: that it fails on the rows tells something about them as well
         try:
             if terms.sampling.kind == "poisson" and terms.sampling.unit == "record":
                 rows = rows[poisson(len(rows), terms.sampling.rate, keystream)]
@@ -147,7 +148,6 @@ class ClientSide:
                 limit = terms.records_per_client
                 # The weight keeps the norm within the limit if the query keeps its bounds; the clip holds it if not.
                 vector = clip_l2(vector * min(1.0, limit / max(len(rows), 1)), limit)
-            self._sent = True
             return noised_vector(vector, plan, keystream)
         except (PrivfedError, ArithmeticError, ValueError) as error:
             raise FederationError(f"client {self.name!r}: query {query.kind!r} failed on its rows: {error}") from error
@@ -155,12 +155,12 @@ class ClientSide:
     def close(self, *, participants: int = 0, survivors: int = 0) -> None:
         """Record in the guard's ledger how a release ended: with these numbers, or with none if it failed.
 
-        The charge of a failed one is given back only if this client computed nothing for it.
+        The charge of a failed one is given back only if this client had not begun to compute anything for it.
         """
         entry, self._entry = self._entry, None
         if self._guard is None or entry is None:
             return
         if survivors > 0:
             self._guard.settle(entry, participants=participants, survivors=survivors)
-        elif not self._sent:
+        elif not self._computed:
             self._guard.void(entry, reason="the release failed before this client computed anything")
