@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from privfed.engines.clear import run_in_clear
 from privfed.engines.faults import Loss, Lost, Step, check_losses
-from privfed.engines.keys import Keys, Security
+from privfed.engines.keys import Keys, Security, check_drop_outs
 from privfed.engines.secure import SecureEpoch
 from privfed.engines.sources import named_sources
 from privfed.errors import DataError, UsageError
@@ -49,12 +49,12 @@ class LocalFederation(FederationBase):
             entry: "trusted" forms the same integers in the clear, without masks; "local" has each client add enough
             noise for itself (local DP); "central" has a trusted operator add the noise once.
         security: mode "secure": what the server is trusted with. "semi-honest" (it follows the protocol and looks),
-            "semi-malicious" (it may deviate after the set-up) or "malicious" (at any time); the last two have every
-            client sign with a key of its own, pinned by the others.
+            "semi-malicious" (it may also lie about keys in the set-up) or "malicious" (it does what it likes); the last
+            two have every client sign with a key of its own, pinned by the others.
         noise: "discrete_gaussian" (fine grid), "skellam" (coarse grid), or "auto".
         bits: width of the ring, 8 to 64; None lets the plan choose. Few bits make a coarse grid.
         drop_outs: "provision" sizes every share for the fewest survivors; "exact" has the survivors give surplus noise
-            back, so that the sum carries the same noise whoever is lost.
+            back, so that the sum carries the same noise whoever is lost. Not with security "semi-malicious".
         sampling: who takes part in each release, `Sampling.poisson(...)` and the like; None for everybody.
         dropout: fraction of a release's clients that may be lost, in [0, 1). Noise is sized for it.
         max_records: most rows a client may hold; sizes the grid and the float-summation term. Public.
@@ -66,6 +66,9 @@ class LocalFederation(FederationBase):
     Guarantees:
         Every number that a release shows was clipped, encoded, noised and (in mode "secure") masked before it left its
         client. The noise suffices for the budget in the guarded view whatever `floor(dropout * n)` clients are lost.
+        With drop_outs "exact" this rests on all survivors being told the same of who was lost: security "malicious"
+        enforces it; "semi-honest" takes it from the server, which could get some noise back by telling them different
+        things. With t losses tolerated of n, (n - t)/n of the variance is left, or more.
 
     Examples:
         >>> import numpy as np
@@ -102,6 +105,8 @@ class LocalFederation(FederationBase):
     ) -> None:
         require_choice("mode", mode, Mode)
         require_choice("security", security, Security)
+        if mode == "secure":
+            check_drop_outs(security, drop_outs)
         self._sources, self._columns = named_sources(clients)
         self._keys = Keys.generate(security, [name.encode() for name in self._sources])
         check_budget(budget)
@@ -134,7 +139,7 @@ class LocalFederation(FederationBase):
         unknown = sorted(set(guards or {}) - set(self._sources))
         if unknown:
             raise UsageError(f"guards name clients {unknown}, expected some of {sorted(self._sources)}")
-        agreement = Agreement(self._terms, budget, self.run, self._noise_source)
+        agreement = Agreement(self._terms, budget, self.run, self._noise_source, clients=tuple(self._sources))
         self._sides = {
             name: ClientSide(
                 name,

@@ -7,7 +7,8 @@ from functools import lru_cache
 
 import msgspec
 
-from privfed.errors import FederationError
+from privfed.errors import FederationError, UsageError
+from privfed.federation.sampling import check_sampling, own_turn
 from privfed.plan import Terms, tolerated_losses
 from privfed_accounting import Budget, Charge, RoundPlan, Total
 from privfed_accounting.round_plan import NoiseSource
@@ -26,12 +27,15 @@ class Agreement:
         budget: what all releases together may cost; None allows sums without noise, and only those.
         run: name of the run, for the client's own ledger.
         noise_source: where this client's noise comes from, likewise.
+        clients: names of everybody in the federation; without them no cohorts take turns, for a client that was told
+            another turn each time would count a fraction of its rounds.
     """
 
     terms: Terms
     budget: Budget | None
     run: str = ""
     noise_source: NoiseSource = "os"
+    clients: tuple[str, ...] = ()
 
     def check(self, terms: Terms, client: str) -> None:
         """Refuse terms that are not those agreed on.
@@ -39,12 +43,16 @@ class Agreement:
         Raises:
             FederationError: naming the client.
         """
+        try:
+            sizes = self._sizes(terms, client)
+        except UsageError as error:
+            raise FederationError(f"client {client!r} refuses the sampling {terms.sampling}: {error}") from error
         agreed = msgspec.structs.replace(
             self.terms,
             noise_multiplier=terms.noise_multiplier,
             sampling=terms.sampling,
             rotation_seed=terms.rotation_seed,
-            **self._sizes(terms),
+            **sizes,
         )
         if terms != agreed:
             raise FederationError(
@@ -69,14 +77,24 @@ class Agreement:
                 f" {self.budget.epsilon:.6g} in all"
             )
 
-    def _sizes(self, terms: Terms) -> dict[str, int]:
-        """Return how many clients the terms may plan with: all, or a cohort if clients are sampled."""
-        sampling, everybody = terms.sampling, self.terms.planned
+    def _sizes(self, terms: Terms, client: str) -> dict[str, int]:
+        """Return how many clients the terms may plan with: all, or a cohort if clients are sampled.
+
+        Raises:
+            UsageError: the sampling is none for the clients that were agreed on, or it is not this client's turn.
+        """
+        sampling, everybody = terms.sampling.sampling(), self.terms.planned
+        check_sampling(sampling, self.terms, self.budget)
         if sampling.unit != "client" or sampling.kind == "none":
             return {}
-        planned = min(max(terms.planned, 2), everybody)
-        if sampling.kind != "poisson":
-            planned = min(planned, sampling.size)
+        if sampling.kind == "poisson":
+            planned = min(max(terms.planned, 2), everybody)
+        elif sampling.kind == "fixed_size":
+            planned = sampling.size
+        else:
+            turn, planned = own_turn(self.clients, client, sampling)
+            if turn != sampling.turn:
+                raise UsageError(f"it is in the cohort of turn {turn}, not {sampling.turn}")
         return {"planned": planned, "guaranteed": planned - tolerated_losses(planned, self.terms.dropout)}
 
 

@@ -1,4 +1,4 @@
-"""Drop-outs taken out exactly: the sum carries the same noise whoever is lost, and a lying server gains nothing."""
+"""Drop-outs taken out exactly: the sum carries the same noise whoever is lost, and what a lying server gains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from privfed import Budget, FederationError, LocalFederation, Loss
+from privfed import Budget, FederationError, LocalFederation, Loss, UsageError
+from privfed.federation.client import ClientSide
+from privfed.federation.vector import components_of
+from privfed.mechanism.encode import from_ring, to_ring
+from privfed.mechanism.surplus import surplus_noise
 from privfed.statistics.moments import VectorSum
 from privfed_protocols import PeerProtocolError, Server, bitmap
 from privfed_protocols.labels import VERSION
@@ -185,3 +189,64 @@ def test_survivors_must_agree_before_any_seed_goes_out(monkeypatch) -> None:
         ask()
     assert TwoFaced.asked_to_unmask == 0
     assert federation.ledger.rounds()[0].status in ("void", "reserved")
+
+
+class TwoFacedUnsigned(Server):
+    """Tells the last `lied_to` survivors that nobody was lost, and takes out all that they give back."""
+
+    lied_to = 0
+    plan = None
+    variance_left = math.nan
+
+    def close_inputs(self):
+        mail = dict(super().close_inputs())
+        everybody = bitmap.pack(self._require_round().participants, self._require_roster().n)
+        lie = encode(Survivors(VERSION, self._epoch, self._require_round().number, everybody))
+        self.believers = list(mail)[len(mail) - self.lied_to :]
+        return {identity: lie if identity in self.believers else told for identity, told in mail.items()}
+
+    def close_unmask(self, **options):
+        result = super().close_unmask(**options)
+        (total,), plan = result.sums.values(), type(self).plan
+        components = components_of(plan)
+        for identity, seed in result.surplus.items():
+            first = 1 if identity in self.believers else result.dropped + 1
+            excess = surplus_noise(components, seed, plan.length, first=first, law=plan.mechanism)
+            total = total - to_ring(excess, plan.bits)
+        type(self).variance_left = from_ring(total, plan.bits).var() / components.total
+        return result
+
+
+@pytest.mark.parametrize("lied_to", [0, 2])
+def test_what_a_two_faced_server_gains_where_nobody_signs(monkeypatch, lied_to) -> None:
+    """Those lied to leave v/n instead of v/(n - lost): never less than (n - t)/n of the variance is left in all.
+
+    That is the price of the semi-honest mode if the server does not follow the protocol; the malicious mode stops it.
+    """
+    clients, tolerated, lost, width = 10, 3, 2, 20_000
+    monkeypatch.setattr("privfed.engines.secure.Server", TwoFacedUnsigned)
+    agree = ClientSide.agree
+
+    def watched(side, task):
+        TwoFacedUnsigned.plan = agree(side, task)[1]
+        return agree(side, task)
+
+    monkeypatch.setattr(ClientSide, "agree", watched)
+    TwoFacedUnsigned.lied_to = lied_to
+    options = {"drop_outs": "exact", "dropout": tolerated / clients, "max_records": 1, "noise_seed": 9}
+    losses = [Loss(f"c{i}", "masked") for i in range(lost)]
+    rows = {f"c{i}": np.zeros((1, width)) for i in range(clients)}
+    with LocalFederation(rows, budget=BUDGET, losses=losses, **options) as federation:
+        federation.release(VectorSum(width, 1.0), share=0.5)
+    expected = (clients - lost - lied_to) / (clients - lost) + lied_to / clients
+    assert (clients - tolerated) / clients <= expected <= 1.0
+    assert within(math.sqrt(TwoFacedUnsigned.variance_left), math.sqrt(expected), width)
+    assert not within(math.sqrt(TwoFacedUnsigned.variance_left), 1.035 * math.sqrt(expected), width)
+
+
+def test_exact_drop_outs_are_not_for_a_server_that_lies_to_those_who_do_not_sign() -> None:
+    options = {"drop_outs": "exact", "dropout": 0.2, "budget": BUDGET, "max_records": 1}
+    with pytest.raises(UsageError, match=r"security='malicious'.*drop_outs='provision'"):
+        LocalFederation([np.zeros((1, 3))] * 10, security="semi-malicious", **options)
+    LocalFederation([np.zeros((1, 3))] * 10, security="semi-malicious", **(options | {"drop_outs": "provision"}))
+    LocalFederation([np.zeros((1, 3))] * 10, security="semi-malicious", mode="trusted", **options)

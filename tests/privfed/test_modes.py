@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -11,10 +13,13 @@ import pytest
 from privfed import Budget, FederationError, Ledger, LocalFederation, Loss, UsageError
 from privfed.federation.agreement import Agreement
 from privfed.federation.client import ClientSide, Task
-from privfed.plan import Terms
-from privfed.query import encode_query
+from privfed.federation.vector import opened_vector, rotation_of
+from privfed.mechanism.encode import to_ring
+from privfed.mechanism.randomness import Keystream
+from privfed.plan import SamplingTerms, Terms
+from privfed.query import Block, Query, encode_query
 from privfed.statistics.moments import VectorSum
-from privfed_accounting import BudgetExhausted, gaussian_delta, verify
+from privfed_accounting import BudgetExhausted, Sampling, gaussian_delta, verify
 from privfed_accounting.guard import ClientGuard, GuardPolicy
 
 CLIENTS, WIDTH = 9, 4000
@@ -81,6 +86,28 @@ def test_no_budget_is_no_privacy_and_says_so() -> None:
 def test_a_trusted_operator_is_no_protection_from_itself(view) -> None:
     with pytest.raises(UsageError, match="view='released'"):
         release("central", view=view)
+
+
+def test_central_noise_comes_before_a_sum_is_read_as_signed() -> None:
+    """Two sums one step apart, on either side of the ring's edge, must be released one step apart."""
+    budget = Budget(epsilon=2.0, delta=1e-6, unit="client", view="released", accounting="renyi")
+    federation = LocalFederation([np.zeros((1, 4096))] * 5, budget=budget, mode="central", noise="skellam", bits=12)
+    plan = federation.plan(VectorSum(4096, 1.0), share=1.0)
+    top = 2**11 - 1
+
+    def released(total: int) -> np.ndarray:
+        ring = to_ring(np.full(plan.length, total), plan.bits)
+        keystream = Keystream.seeded(bytes(32))
+        vector = opened_vector(ring, plan, survivors=5, surplus=(), keystream=keystream)
+        return np.rint(rotation_of(plan).apply(vector) * plan.scale)
+
+    below, above = released(top), released(top + 1)
+    shift = above - below
+    assert np.mean(shift == 1) > 0.99
+    assert set(shift[shift != 1]) <= {1.0 - 2**12}  # where the noise is 0, at the edge itself
+    assert (min(below.min(), above.min()), max(below.max(), above.max())) == (-(2**11), top)
+    noise = np.where(below < 0, below + 2**12, below) - top
+    assert abs(np.std(noise) / plan.share_sigma - 1) < 3.3 / math.sqrt(2 * plan.length)
 
 
 @pytest.mark.parametrize("mode", ["local", "central"])
@@ -176,6 +203,63 @@ def test_noise_without_a_budget_is_refused_too() -> None:
         side([], budget=None).agree(told())
 
 
+ALL = tuple(sorted(["clinic", *(f"other-{i}" for i in range(9))]))  # "clinic" is the first
+COHORT = {"planned": 5, "guaranteed": 4}
+
+
+def turn_taker(names=ALL) -> ClientSide:
+    return ClientSide("clinic", lambda: np.ones((1, 3)), agreement=Agreement(TERMS, BUDGET, clients=names))
+
+
+def sampled(sampling: Sampling, **changes) -> Task:
+    return told(sampling=SamplingTerms.of(sampling), **changes)
+
+
+def rota(turn: int, size: int = 5, population: int = 10) -> Sampling:
+    return Sampling.round_robin(size, population, unit="client", turn=turn)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        sampled(rota(0), **COHORT),
+        sampled(Sampling.fixed_size(5, 10, unit="client"), **COHORT),
+        sampled(Sampling.poisson(0.99, unit="client"), planned=9, guaranteed=8),
+    ],
+)
+def test_a_client_is_sampled_as_it_agreed_to(task) -> None:
+    turn_taker().agree(task)
+
+
+@pytest.mark.parametrize(
+    ("task", "match"),
+    [
+        (sampled(rota(1), **COHORT), "cohort of turn 0"),
+        (sampled(rota(0, 5, 20), **COHORT), "federation has 10"),
+        (sampled(rota(0), planned=4, guaranteed=4), "'clinic' refuses the terms"),
+        (sampled(Sampling.round_robin(5, 10, unit="record", turn=0)), "coins only"),
+        (sampled(Sampling.fixed_size(5, 1000, unit="client"), **COHORT), "federation has 10"),
+        (sampled(Sampling.fixed_size(5, 10, unit="client"), planned=6, guaranteed=5), "'clinic' refuses the terms"),
+        (
+            sampled(Sampling.fixed_size(5, 10, unit="client"), planned=5, guaranteed=4, population=20),
+            "refuses the terms",
+        ),
+        (sampled(Sampling.poisson(0.1, unit="record")), "nothing for unit 'client'"),
+        (sampled(Sampling.poisson(0.1, unit="client"), planned=2, guaranteed=2), "raise the rate"),
+        (told(sampling=SamplingTerms("fixed_size", "client", rate=0.5, size=5, population=3), **COHORT), "5 of 3"),
+    ],
+)
+def test_a_client_is_sampled_in_no_other_way(task, match) -> None:
+    with pytest.raises(FederationError, match=match):
+        turn_taker().agree(task)
+
+
+@pytest.mark.parametrize("names", [(), ALL[1:]])
+def test_who_does_not_know_the_others_takes_no_turns(names) -> None:
+    with pytest.raises(FederationError, match="name all clients"):
+        turn_taker(names).agree(sampled(rota(0), **COHORT))
+
+
 class SpentGuard:
     """A client's own policy, which has had enough."""
 
@@ -255,3 +339,31 @@ def test_a_guard_keeps_the_charge_once_a_vector_left(tmp_path) -> None:
     with pytest.raises(FederationError):
         clinics({"c0": own}, losses=[Loss(f"c{i}", "masked") for i in (1, 2)]).release(VectorSum(3, 9.0), share=0.1)
     assert own.ledger.epsilon() > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Failing(Query):
+    """Fails if any row lies above a threshold: a yes or no about the rows, learned from an error."""
+
+    kind: ClassVar[str] = "test_failing"
+    threshold: float
+
+    @property
+    def blocks(self):
+        return (Block("x", (), 1.0),)
+
+    def contribution(self, data):
+        if (data > self.threshold).any():
+            raise ValueError("above")
+        return {"x": np.array(0.0)}
+
+
+@pytest.mark.parametrize("mode", ["secure", "trusted"])
+def test_a_guard_keeps_the_charge_of_a_query_that_failed_on_the_rows(tmp_path, mode) -> None:
+    own = guard(tmp_path, queries={"test_failing": 1.01}, protections={"secure_aggregation", "trusted"})
+    federation = clinics({"c0": own}, mode=mode)
+    with pytest.raises(FederationError, match="failed on its rows") as caught:
+        federation.release(Failing(0.5), share=0.1)
+    assert caught.value.charged
+    assert own.ledger.epsilon() > 0
+    assert [record.status for record in own.ledger.rounds()] == ["reserved"]
