@@ -62,6 +62,25 @@ def share_of(charge: Charge, budget: Budget) -> float:
     return float(Total.of([charge]).joint_rdp[best] / limits[best])
 
 
+def spent_share(total: Total, budget: Budget, caps: Allowance | None = None) -> float:
+    """Part of a budget that a total has spent, as its filter counts, error terms aside; at most 1 while it is kept.
+
+    With "renyi" accounting that of the order which has spent the least, as one order that keeps its cap is enough.
+    Rounds cost other orders more: what is left need not buy a round of that `share_of`.
+
+    Args:
+        total, budget, caps: as in `exceeded`.
+
+    Returns:
+        0 or more; infinite where a round was not private, or is of a kind that the budget cannot count.
+    """
+    caps = budget.allowance() if caps is None else caps
+    if budget.accounting == "renyi":
+        (spend,) = _renyi(total, budget, caps)
+        return spend.used
+    return math.inf if total.rdp else total.mu2 / caps.mu2_cap
+
+
 def _gaussian(total: Total, caps: Allowance) -> tuple[Excess, ...]:
     excess = Excess("mu^2", total.mu2, caps.mu2_cap, "stop here, raise the noise, or start with a larger budget")
     if not total.rdp:

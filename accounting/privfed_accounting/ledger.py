@@ -32,6 +32,7 @@ from privfed_accounting.errors import (
     LedgerUnreadable,
     ParameterError,
 )
+from privfed_accounting.filters import spent_share
 from privfed_accounting.journal import Clock, again_on_conflict, append, catch_up, read_new, utc_now
 from privfed_accounting.opening import begin, check_budget, has_content, no_step, read_budgeted
 from privfed_accounting.records import Book, CheckpointRecord, NoteRecord, RoundRecord, charge_to_dict
@@ -203,6 +204,12 @@ class Ledger:
     def remaining_mu2(self) -> float:
         """Part of `total_mu2` not yet charged, >= 0; infinity without a budget."""
         return max(0.0, self.total_mu2() - self._book.guarded.mu2) if self.budget is not None else math.inf
+
+    def remaining_share(self) -> float:
+        """Part of the budget not yet charged, from 1 down to 0, as its filter counts (`spent_share`); 1 without one."""
+        if self.budget is None:
+            return 1.0
+        return max(0.0, 1.0 - spent_share(self._book.guarded, self.budget, self._book.allowance))
 
     # --- writing --------------------------------------------------------------------------------------------------
 

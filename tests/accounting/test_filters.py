@@ -15,6 +15,8 @@ from privfed_accounting import (
     Allowance,
     Budget,
     Charge,
+    GuaranteeBroken,
+    Ledger,
     Odometer,
     ParameterError,
     RoundPlan,
@@ -27,6 +29,7 @@ from privfed_accounting import (
     share_of,
 )
 from privfed_accounting.budget import renyi_caps
+from privfed_accounting.filters import spent_share
 from privfed_accounting.rdp import ORDERS, gaussian_row
 from privfed_accounting.subsampled import poisson_gaussian_row
 from tests.accounting.plans import plan
@@ -117,6 +120,42 @@ def test_shares_that_add_to_one_are_accepted() -> None:
         total, parts = total + charge, parts + share_of(charge, RENYI)
         assert exceeded(total, RENYI) == ()
     assert parts > 0.9
+
+
+@pytest.mark.parametrize("budget", [GAUSSIAN, RENYI], ids=["gaussian", "renyi"])
+def test_the_part_that_is_spent_is_the_filters(budget: Budget) -> None:
+    """Below 1 as long as the filter accepts and above from then on, for charges of every size."""
+    caps = budget.allowance()
+    assert spent_share(Total(), budget) == 0.0
+    for part in (0.1, 0.5, 1.0 - 1e-6, 1.0 + 1e-6, 3.0):
+        total = Total.of([Charge(part * caps.mu2_cap)])
+        assert spent_share(total, budget) == pytest.approx(part, rel=1e-8)
+        assert (spent_share(total, budget) <= 1.0) == (exceeded(total, budget) == ())
+    assert spent_share(Total.of([Charge.non_private()]), budget) == math.inf
+    halved = Allowance(caps.mu2 / 2, caps.mu2_cap / 2, caps.epsilon_slack, caps.delta_leak)
+    if budget is GAUSSIAN:
+        assert spent_share(Total.of([Charge(caps.mu2_cap)]), budget, halved) == pytest.approx(2.0)
+        assert spent_share(Total.of([Charge(0.0, rdp=SAMPLED)]), budget) == math.inf
+
+
+def test_the_least_spent_order_counts() -> None:
+    limits = renyi_caps(RENYI.epsilon - RENYI.allowance().epsilon_slack, RENYI.delta * (1 - 1e-4))
+    uneven = np.where(limits > 0.0, 0.9 * limits, 1.0)
+    uneven[int(np.argmax(limits / np.array(ORDERS))) + 1] /= 3.0
+    assert spent_share(Total.of([Charge(0.0, rdp=tuple(uneven.tolist()))]), RENYI) == pytest.approx(0.3, rel=1e-3)
+
+
+@pytest.mark.parametrize("budget", [GAUSSIAN, RENYI], ids=["gaussian", "renyi"])
+def test_a_ledger_tells_what_is_left(budget: Budget) -> None:
+    with Ledger.open(None, budget=budget) as ledger:
+        assert ledger.remaining_share() == 1.0
+        ledger.reserve(plan(mu2=0.25 * ledger.total_mu2()))
+        assert ledger.remaining_share() == pytest.approx(0.75, rel=1e-6)
+        with pytest.raises(GuaranteeBroken):
+            ledger.settle(2, participants=50, survivors=1, bytes_up=0)
+        assert ledger.remaining_share() == 0.0
+    with Ledger.open(None, budget=None) as ledger:
+        assert ledger.remaining_share() == 1.0
 
 
 def test_a_budget_reads_back() -> None:
