@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -25,9 +26,12 @@ SOURCES: Final = {
     "privfed_protocols": ROOT / "protocols" / "privfed_protocols",
     "privfed_accounting": ROOT / "accounting" / "privfed_accounting",
 }
-TEST_TOOLS: Final = ("hypothesis", "jsonschema", "mpmath", "pytest", "pytest-timeout", "pytest-xdist")
+TEST_TOOLS: Final = (
+    *("hypothesis", "jsonschema", "mpmath", "prv-accountant"),
+    *("pytest", "pytest-timeout", "pytest-xdist"),
+)
 # What the tests read besides the packages: text, values and benchmarks, never a package itself.
-DATA_OF_TESTS: Final = ("accounting", "benchmarks", "protocols", "pyproject.toml")
+DATA_OF_TESTS: Final = ("accounting", "benchmarks", "examples", "protocols", "pyproject.toml", "scripts")
 # Printed by the clean environment's Python: the folder that each package is imported from.
 WHERE: Final = "import importlib\n" + "\n".join(
     f"print(importlib.import_module({package!r}).__path__[0])" for package in SOURCES
@@ -67,7 +71,9 @@ def build(target: Path) -> Path:
 
 def expected_files() -> set[str]:
     """List what the wheel should hold of the three packages, under the names it has there."""
-    return {
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    added = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].values()
+    return set(added) | {
         f"{package}/{path.relative_to(folder).as_posix()}"
         for package, folder in SOURCES.items()
         for path in folder.rglob("*")
