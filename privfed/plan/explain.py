@@ -74,7 +74,9 @@ def _sampling(terms: Terms) -> str:
     if sampling.kind == "none":
         return ""
     if sampling.unit == "record":
-        return f"Each client draws its records with probability {sampling.rate:g}, in secret: every view gains by it."
+        drawn = f"Each client draws its records with probability {sampling.rate:g}, in secret"
+        gains = terms.private and terms.unit == "record"
+        return f"{drawn}: every view gains by it." if gains else f"{drawn}: nothing is saved by it."
     how = {"poisson": "by coins", "fixed_size": "as a cohort of fixed size", "round_robin": "in turns"}[sampling.kind]
     if sampling.kind == "round_robin":
         gain = "each cohort counts its own rounds"

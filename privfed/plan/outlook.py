@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from privfed.errors import UsageError, checked_integer
+from privfed.plan.checks import check_budget, check_colluders, check_sample
 from privfed.plan.entry import affordable_noise, round_plan
 from privfed.plan.made import Plan, make_plan
 from privfed.plan.terms import DropOuts, Noise, Protection, SamplingTerms, Terms, require_choice, tolerated_losses
@@ -101,14 +102,14 @@ def preview(
     max_records: int = 1_000_000,
     sampling: Sampling | None = None,
 ) -> Preview:
-    """Plan `rounds` equal releases that together spend a budget.
+    """Plan `rounds` equal releases that together spend a budget; what a federation would refuse is refused here.
 
     Args:
         epsilon, delta, unit, view: the budget.
         rounds: releases, >= 1.
         clients: in the federation, >= 2.
         dropout: fraction of a release's clients that may be lost.
-        colluders: clients whose view with the server is shown beside the others; 0 shows none.
+        colluders: clients whose view with the server is shown beside the others, 0 (none shown) to clients - 1.
         dimension: coordinates of the vector.
         bits, noise, drop_outs, protection, sampling: as for a federation.
         max_records: unit "record": most rows that a client may hold.
@@ -123,6 +124,8 @@ def preview(
     """
     rounds = checked_integer("rounds", rounds, least=1)
     clients = checked_integer("clients", clients, least=2)
+    if not (isinstance(dropout, int | float) and 0.0 <= dropout < 1.0):
+        raise UsageError(f"dropout is {dropout!r}, expected a fraction in [0, 1)")
     for name, chosen, choices in (
         ("protection", protection, Protection),
         ("noise", noise, Noise),
@@ -131,12 +134,17 @@ def preview(
     ):
         require_choice(name, chosen, choices)
     budget = Budget(epsilon=epsilon, delta=delta, unit=unit, view=view)
+    check_budget(budget)
+    colluders = checked_integer("colluders", colluders, least=0, most=clients - 1)
     sampling = Sampling.none() if sampling is None else sampling
+    check_sample(sampling, clients=clients, dropout=dropout, budget=budget)
+    if protection == "secure_aggregation":
+        check_colluders(budget.view, clients - tolerated_losses(clients, dropout))
     planned = clients
     if sampling.unit == "client" and sampling.kind != "none":
         planned = max(2, int(sampling.rate * clients))
     guaranteed = planned - tolerated_losses(planned, dropout)
-    if not (0.0 <= dropout < 1.0 and guaranteed >= 2):
+    if guaranteed < 2:
         raise UsageError(
             f"dropout={dropout} of {planned} clients may leave {guaranteed}: tolerate fewer, or bring more"
         )

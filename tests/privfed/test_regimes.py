@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from privfed import Budget, DataError, LocalFederation, UsageError
 from privfed.federation.vector import noised_vector, opened_vector
 from privfed.mechanism.randomness import Keystream
-from privfed.plan import Terms, make_plan, preview
+from privfed.plan import SamplingTerms, Terms, make_plan, preview
 from privfed.statistics.moments import Count, Moments, VectorSum
 from privfed_accounting import Sampling
 
@@ -240,11 +240,63 @@ def test_previews_are_plain_numbers(settings) -> None:
         ({"dropout": 0.99}, "tolerate fewer"),
         ({"bits": 8, "dimension": 10_000}, "bits"),
         ({"protection": "none"}, "protection"),
+        ({"dropout": "many"}, "a fraction"),
+        ({"sampling": Sampling.poisson(0.1, unit="record")}, "amplify nothing for unit 'client'"),
+        ({"sampling": Sampling.poisson(0.1, unit="client")}, "raise the rate to"),
+        ({"sampling": Sampling.fixed_size(5, 21, unit="client")}, "21 clients, the federation has 20"),
+        ({"sampling": 0.1}, "expected privfed.Sampling"),
+        ({"epsilon": 35.1}, "expected at most 35"),
+        ({"colluders": -1}, "colluders"),
+        ({"colluders": 20}, "from 0 to 19"),
+        ({"view": "colluders(19)"}, "at most 18 colluders"),
     ],
 )
 def test_previews_refuse_what_no_federation_would_do(settings, match) -> None:
     with pytest.raises(UsageError, match=match):
         preview(**({"epsilon": 1.0, "delta": 1e-6, "rounds": 10, "clients": 20} | settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sampling": Sampling.poisson(0.1, unit="record")},
+        {"sampling": Sampling.fixed_size(5, 21, unit="client")},
+        {"epsilon": 36.0},
+        {"view": "colluders(19)"},
+    ],
+)
+def test_previews_and_federations_refuse_in_the_same_words(settings) -> None:
+    with pytest.raises(UsageError) as previewed:
+        preview(**({"epsilon": 1.0, "delta": 1e-6, "rounds": 10, "clients": 20} | settings))
+    budget = Budget(settings.get("epsilon", 1.0), delta=1e-6, unit="client", view=settings.get("view", "server"))
+    with pytest.raises(UsageError) as refused:
+        LocalFederation([np.ones((1, 2))] * 20, budget=budget, sampling=settings.get("sampling"))
+    assert str(previewed.value) == str(refused.value)
+
+
+@pytest.mark.parametrize(("clients", "delta"), [(3, 1e-6), (20, 1e-6), (500, 1e-5), (10_000, 1e-8)])
+def test_the_least_rate_of_a_hidden_sample_is_named(clients, delta) -> None:
+    """Found by another route: the binomial's own tail."""
+    from scipy.stats import binom
+
+    with pytest.raises(UsageError, match="raise the rate to") as refused:
+        preview(epsilon=1.0, delta=delta, rounds=10, clients=clients, sampling=Sampling.poisson(1e-5, unit="client"))
+    named = float(str(refused.value).split("raise the rate to ")[1].split()[0])
+    assert binom.cdf(1, clients - 1, named) <= 1e-6 * delta < binom.cdf(1, clients - 1, 0.999 * named)
+    preview(epsilon=1.0, delta=delta, rounds=10, clients=clients, sampling=Sampling.poisson(named, unit="client"))
+
+
+def test_no_rate_hides_one_of_two() -> None:
+    with pytest.raises(UsageError, match="bring more clients"):
+        preview(epsilon=1.0, delta=1e-6, rounds=1, clients=2, sampling=Sampling.poisson(0.9, unit="client"))
+
+
+def test_a_plan_says_what_a_sample_of_records_saves() -> None:
+    sampling = SamplingTerms.of(Sampling.poisson(0.1, unit="record"))
+    said = {unit: " ".join(plan(5, unit=unit, sampling=sampling).explain()) for unit in ("record", "client")}
+    assert "every view gains" in said["record"]
+    assert "gains" not in said["client"]
+    assert "nothing is saved" in said["client"]
 
 
 # --- what was left over ----------------------------------------------------------------------------------------------
