@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from privfed_accounting.budget import Budget
 from privfed_accounting.chain import Entry, read_chain
-from privfed_accounting.errors import CorruptLedger
+from privfed_accounting.errors import CorruptLedger, ParameterError
 from privfed_accounting.filters import exceeded
 from privfed_accounting.fine_grid import TAIL_EXPONENT
 from privfed_accounting.ledger import Ledger
@@ -26,6 +27,7 @@ from privfed_accounting.views import View, standard_views
 
 __all__ = ["Findings", "Verification", "check_book", "chosen_views", "is_report", "peer_of", "verify"]
 
+_DIGEST = re.compile("[0-9a-f]{64}")
 _PEER_AGREEMENT = 1e-6  # of dp-accounting's exact Gaussian, whose root is found to about this
 _NUMBERS = ("mu2", "epsilon_slack", "delta_tail", "sampler_distance")
 
@@ -72,6 +74,8 @@ def verify(
     if not isinstance(ledger, Ledger) and is_report(ledger):
         from privfed_accounting.report_check import verify_report
 
+        if keys is not None:
+            raise ParameterError("a report carries no signatures to hold keys against: verify the ledger itself")
         return verify_report(Path(ledger), anchors=_anchors(expected_head, anchors), peer=peer)
     wanted, known = _anchors(expected_head, anchors), _known_keys(keys)
     findings, book = Findings(), Book()
@@ -189,7 +193,16 @@ def _anchors(expected: str | None, more: Iterable[str | Head | HeadSignature]) -
     if isinstance(more, str | Head | HeadSignature):
         more = (more,)
     given = [*([] if expected is None else [expected]), *more]
-    return [Head.parse(each) if isinstance(each, str) and ":" in each else each for each in given]
+    return [_anchor(each) if isinstance(each, str) else each for each in given]
+
+
+def _anchor(text: str) -> str | Head:
+    """A head as it was printed, or the digest alone; a slip of the pen is no sign of a forgery."""
+    if ":" in text:
+        return Head.parse(text)
+    if _DIGEST.fullmatch(text) is None:
+        raise ParameterError(f"{text!r} is no head, expected ledger:entry:digest or 64 hexadecimal digits")
+    return text
 
 
 def _check_anchors(book: Book, anchors: list[str | Head | HeadSignature], findings: Findings) -> None:

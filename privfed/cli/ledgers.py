@@ -170,6 +170,8 @@ def _public_key(text: str) -> Any:
     from privfed.errors import UsageError
 
     if not Path(text).is_file():
+        if len(text) != 64:
+            raise UsageError(f"there is no file {text}: give 64 hexadecimal digits, or the path of a PEM file")
         return text
     try:
         return load_pem_public_key(_read_small(Path(text)))

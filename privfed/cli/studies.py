@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from privfed.cli.shell import print_json, print_text
+from privfed.cli.shell import DONE, UNUSABLE, print_json, print_text
 
 __all__ = ["sweep"]
 
@@ -43,11 +43,12 @@ def sweep(
     ),
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON on standard output.")] = False,
     progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Show how far it is.")] = True,
-) -> None:
+) -> int:
     """Measure what privacy costs.
 
     Trains one learner at every budget and mode, and sets its score against training on all rows without privacy. The
-    scores are computed from the rows as they are: on private data, the table is for those who may see them.
+    scores are computed from the rows as they are: on private data, the table is for those who may see them. Exit status
+    2 if every training with some budget was refused.
     """
     from typing import cast
 
@@ -90,6 +91,7 @@ def sweep(
         print_json(result.as_dict() | {"files": [str(path) for path in files]})
     else:
         print_text(table(result) + "".join(f"{path}\n" for path in files))
+    return UNUSABLE if any(one.failed == one.runs for one in result.summaries()) else DONE
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

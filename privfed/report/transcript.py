@@ -17,7 +17,8 @@ def verification_text(verification: Verification) -> str:
     if verification.entries:
         lines += [
             f"budget   {verification.budget or 'none (no differential privacy)'}",
-            f"entries  {verification.entries}, last digest {verification.head}",
+            f"entries  {verification.entries}",
+            f"head     {verification.identifier}:{verification.entries}:{verification.head}",
             f"rounds   {verification.rounds}: {verification.settled} settled, {verification.reserved} open,"
             f" {verification.void} void",
         ]
@@ -74,7 +75,7 @@ def _some(entries: tuple[int, ...]) -> str:
 def _signatures(verification: Verification) -> list[str]:
     lines = [f"anchor   {_one_line(anchor)}" for anchor in verification.anchors]
     for one in verification.signatures:
-        whose = one.signer or f"key {one.public_key}, not among those given"
+        whose = one.signer or f"key {one.public_key}"
         verdict = "" if one.genuine else ", NOT genuine"
         lines.append(f"signed   entries to {one.signs} by the {one.role}, {_one_line(whose)}{verdict}")
     return lines

@@ -46,4 +46,5 @@ def table(sweep: Sweep) -> str:
         epsilon = "-" if one.epsilon is None else format_number(one.epsilon)
         cells = "".join(f"{format_number(value):>12}" for value in (one.median, one.worst, one.best))
         lines.append(f"{name:<46}{epsilon:>9}{cells}{one.failed or '':>10}")
+    lines += [f"refused: {reason}" for reason in sweep.refusals()]
     return "\n".join(lines) + "\n"

@@ -153,6 +153,10 @@ class Sweep:
             groups.setdefault((outcome.mode, outcome.epsilon), []).append(outcome)
         return [_summary(mode, epsilon, group) for (mode, epsilon), group in groups.items()]
 
+    def refusals(self) -> list[str]:
+        """Return why trainings were refused, each reason once."""
+        return list(dict.fromkeys(outcome.error for outcome in self.outcomes if outcome.error))
+
     def as_dict(self) -> dict[str, Any]:
         """Return options, outcomes and summaries as JSON values."""
         options = asdict(self.options) | {"data": None if self.options.data is None else str(self.options.data)}
@@ -224,7 +228,9 @@ def _train(options: SweepOptions, data: DemoData, mode: str, epsilon: float | No
         bounds=options.bounds or data.bounds,
         seed=seed,
     )
-    budget = None if epsilon is None else Budget(epsilon=epsilon, delta=options.delta, unit="record")
+    # A trusted server sees everything: what it adds protects from the readers of its releases.
+    view = "released" if mode == "central" else "server"
+    budget = None if epsilon is None else Budget(epsilon=epsilon, delta=options.delta, unit="record", view=view)
     engine: Any = "trusted" if epsilon is None else mode
     with LocalFederation(silos, budget=budget, mode=engine, max_records=MAX_RECORDS) as federation:
         try:

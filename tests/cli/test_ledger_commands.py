@@ -46,6 +46,11 @@ def test_an_anchor_is_found_or_missed(grown: tuple[Path, Path], capsys: Shell) -
     head = verify(before).head
     assert main(["verify", after, "--anchor", head]) == 0
     assert f"anchor   {head}" in capsys.readouterr().out
+    assert main(["verify", before]) == 0
+    printed = next(line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("head "))
+    assert main(["verify", after, "--anchor", printed]) == 0
+    assert main(["verify", after, "--anchor", "a slip of the pen"]) == 2
+    assert "is no head" in capsys.readouterr().err
     assert main(["verify", before, "--anchor", verify(after).head]) == 1
     assert "removed or rewritten" in capsys.readouterr().out
 
@@ -67,6 +72,10 @@ def test_a_key_must_have_signed(tmp_path: Path, capsys: Shell) -> None:
     raw = signer.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
     assert main(["verify", str(path), "--key", raw]) == 0
     assert main(["verify", str(path), "--key", "nonsense"]) == 2
+    assert main(["report", str(path), "-o", str(tmp_path / "r.html"), "--json", str(tmp_path / "r.json")]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path / "r.json"), "--key", raw]) == 2
+    assert "carries no signatures" in capsys.readouterr().err
 
 
 def test_another_accountant_is_asked(tmp_path: Path, capsys: Shell) -> None:

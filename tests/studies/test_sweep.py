@@ -91,6 +91,19 @@ def test_a_mixture_is_swept_with_a_private_projection(blobs: Path) -> None:
     assert exact.gap == pytest.approx(0.0, abs=0.02)
 
 
+def test_every_place_of_the_noise_is_swept_and_local_noise_costs_most(blobs: Path) -> None:
+    sweep = run_sweep(options(blobs, modes=("trusted", "local", "central"), epsilons=(0.5,), seeds=3))
+    assert not sweep.refusals()
+    medians = {one.mode: one.median for one in sweep.summaries()}
+    assert medians["local"] < min(medians["trusted"], medians["central"])
+
+
+def test_a_refusal_is_told_with_its_reason(blobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"sweep --data {blobs} --project 500 --epsilon 1 --seeds 1 --clients 5 --no-progress --bounds -5,12"
+    assert main([*words.split(), "--components", "2", "--out", str(tmp_path)]) == 2
+    assert "refused: n_components is 500" in capsys.readouterr().out
+
+
 def test_the_figure_shows_every_mode(sweep: Sweep) -> None:
     picture = figure(sweep).standalone()
     ET.fromstring(picture)  # noqa: S314
