@@ -1,7 +1,7 @@
 """A client of one epoch: bytes in, events and bytes out.
 
-No socket, no clock, no thread; randomness is an argument. What may follow what is in `states.py`, what is computed
-and checked in `client_setup.py`, `roster.py` and `client_round.py`; this file ties them together.
+No socket, no clock, no thread of its own; randomness is an argument. What may follow what is in `states.py`, what is
+computed and checked in `client_setup.py`, `roster.py` and `client_round.py`; this file ties them together.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from .errors import (
     WeakParameters,
     WrongRound,
 )
+from .exclusive import exclusive
 from .identities import Credentials, verify
 from .messages import (
     OFFER_LIMIT,
@@ -77,6 +78,7 @@ class Client(ClientCore):
         secrets behind in saved states, nor in the arrays that this object keeps. Copies that the cryptographic library
         and Python make for the time of a call are dropped and not overwritten.
         Messages about rounds that are over or about other epochs are refused and change nothing.
+        All this holds for calls from several threads, of which one runs at a time; a fork is refused.
 
     Args:
         identity: 1 to 128 bytes, as the transport authenticates it to the server.
@@ -89,6 +91,7 @@ class Client(ClientCore):
         LocalProtocolError: the identity is empty or too long, or its key is not the one pinned for it.
     """
 
+    @exclusive
     def receive(self, message: bytes, *, now: int) -> events.ClientEvent:
         """Take in a message of the server.
 
@@ -105,7 +108,6 @@ class Client(ClientCore):
             LocalProtocolError: this process is a fork of the one that made the client, or a client with an epoch in a
                 mode with identities was restored without credentials. Nothing was changed.
         """
-        self._require_process()
         if self._state is ClientState.ABORTED:
             raise AfterBurned("set-up of this client was aborted; start over with a new Client and a new offer")
         credentials = self._require_credentials()
@@ -123,6 +125,7 @@ class Client(ClientCore):
             self._refuse(starting=decoded.round if isinstance(decoded, Start) else 0)
             raise
 
+    @exclusive
     def submit(
         self,
         vectors: Mapping[str, Array],
@@ -151,7 +154,6 @@ class Client(ClientCore):
                 missing or out of place, or this process is a fork of the one that made the client.
             DigestMismatch: the server started the round on another model or plan; the round is burned.
         """
-        self._require_process()
         credentials = self._require_credentials()
         following = self._may(ClientTrigger.MASK)
         offer, vault, view, current = self._require_round()
@@ -162,7 +164,7 @@ class Client(ClientCore):
             ("plan", plan_digest, current.plan_digest),
         ):
             if not equal(own, told):
-                self.burn()
+                self._burn()
                 raise DigestMismatch(f"round {current.number} was started on another {name} than was computed on")
         message = make_masked(
             arrays,

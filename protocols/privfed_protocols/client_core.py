@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 from .client_round import Round
 from .errors import LocalProtocolError, UnexpectedMessage
+from .exclusive import Exclusive, exclusive
 from .identities import Credentials, Signer
 from .labels import VERSION
 from .offer import Offer
@@ -15,14 +16,13 @@ from .policy import ClientPolicy
 from .roster import RosterView
 from .saved import SavedClient, pack, unpack
 from .states import CLIENT_TRANSITIONS, SET_UP, ClientState, ClientTrigger, IllegalTransition, step
-from .uncopied import Uncopied
 from .vault import Vault
 
 
-class ClientCore(Uncopied):
+class ClientCore(Exclusive):
     """State of one client in one epoch. Use `Client`."""
 
-    instead: ClassVar[str] = "use save() and restore() in exactly one process"
+    instead: ClassVar[str] = "save before forking and restore the saved state in exactly one process"
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class ClientCore(Uncopied):
     ) -> None:
         if not 1 <= len(identity) <= 128:
             raise LocalProtocolError(f"identity has {len(identity)} bytes, expected 1 to 128")
-        self._process = os.getpid()
+        super().__init__()
         self._identity = bytes(identity)
         self._policy = ClientPolicy() if policy is None else policy
         self._credentials = credentials
@@ -74,11 +74,20 @@ class ClientCore(Uncopied):
     def __repr__(self) -> str:
         return f"<Client {self._state.name}>"
 
+    @exclusive
     def burn(self) -> None:
-        """Give up the running round, if any, and forget its secrets; later rounds can run."""
+        """Give up the running round, if any, and forget its secrets; later rounds can run.
+
+        Raises:
+            LocalProtocolError: as `save`.
+        """
+        self._burn()
+
+    def _burn(self) -> None:
         if self._state not in SET_UP and self._state is not ClientState.ABORTED:
             self._refuse()
 
+    @exclusive
     def save(self) -> bytes:
         """The whole state as bytes, between any two messages.
 
@@ -86,9 +95,9 @@ class ClientCore(Uncopied):
         and overwrite the older ones. They never hold secrets of burned rounds.
 
         Raises:
-            LocalProtocolError: this process is a fork of the one that made the client.
+            LocalProtocolError: this process is a fork of the one that made the client, or the call comes from inside
+                another one of this client.
         """
-        self._require_process()
         saved = SavedClient(
             version=VERSION,
             state=self._state,
@@ -182,14 +191,6 @@ class ClientCore(Uncopied):
             return step(CLIENT_TRANSITIONS, self._state, trigger)
         except IllegalTransition as error:
             raise LocalProtocolError(str(error)) from None
-
-    def _require_process(self) -> None:
-        """Refuse to go on in a forked process, where this client would be there twice."""
-        if os.getpid() != self._process:
-            raise LocalProtocolError(
-                f"this Client belongs to process {self._process}, this is its fork {os.getpid()}: both would use the "
-                f"same masks; save before forking and restore the saved state in exactly one process"
-            )
 
     def _require_credentials(self) -> Credentials | None:
         """The credentials, which a client that was restored into a mode with identities has to be given again."""

@@ -14,6 +14,7 @@ import numpy as np
 from . import bitmap, derivation
 from .errors import InfeasibleParameters, LocalProtocolError, RoundFailed
 from .events import RoundResult
+from .exclusive import exclusive
 from .labels import VERSION
 from .messages import Quorum, Start, Survivors, encode
 from .opening import Unopenable, open_secrets, remove_masks
@@ -45,12 +46,14 @@ class Server(ServerIntake):
     Guarantees:
         A round's result is the sum modulo 2^bits of exactly the survivors' vectors, or `RoundFailed`.
         Whatever arrives late, twice or malformed is refused and changes no sum.
+        Calls from several threads, of which one runs at a time, change none of this; a fork is refused.
         Memory is O(d) for vectors of d elements: no masked vector is kept.
 
     Raises:
         LocalProtocolError: the mode has identities, and signer or directory is missing.
     """
 
+    @exclusive
     def close_advertise(self) -> Mapping[bytes, bytes]:
         """Close the first step; the M2 for each client that advertised, each made when it is asked for.
 
@@ -70,6 +73,7 @@ class Server(ServerIntake):
         self._advertised = Advertised(self._offer, self._epoch)
         return rosters
 
+    @exclusive
     def close_shares(self) -> Mapping[bytes, bytes]:
         """Close the second step; the M4 for each client whose shares arrived, each made when it is asked for.
 
@@ -89,6 +93,7 @@ class Server(ServerIntake):
         self._present, self._shares, self._state = frozenset(able), {}, following
         return make_deliveries(shares, able, roster=roster, offer=self._offer, epoch=self._epoch)
 
+    @exclusive
     def start_round(
         self,
         *,
@@ -136,6 +141,7 @@ class Server(ServerIntake):
             self._slots.note(roster.identities[index], SlotTrigger.INVITE if mask[index] else SlotTrigger.REST)
         return dict.fromkeys(roster.mail(members), start)
 
+    @exclusive
     def close_inputs(self) -> Mapping[bytes, bytes]:
         """Close the inputs; the M7 for each survivor.
 
@@ -156,6 +162,7 @@ class Server(ServerIntake):
         body = encode(Survivors(VERSION, self._epoch, current.number, current.survivors_bitmap))
         return dict.fromkeys(roster.mail(current.survivors), self._dressed(Survivors, body, epoch=self._epoch))
 
+    @exclusive
     def close_signatures(self) -> Mapping[bytes, bytes]:
         """Close the signatures, in malicious mode; the M9 for each survivor that signed.
 
@@ -178,6 +185,7 @@ class Server(ServerIntake):
         quorum = encode(Quorum(VERSION, self._epoch, current.number, signed, memoryview(signatures)))
         return dict.fromkeys(roster.mail(signers), quorum)
 
+    @exclusive
     def close_unmask(self, *, workers: Workers = None) -> RoundResult:
         """Open the sum.
 

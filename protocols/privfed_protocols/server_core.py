@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from . import derivation
 from .errors import EpochFailed, LocalProtocolError, RoundFailed
+from .exclusive import Exclusive
 from .identities import Directory, Signer
 from .messages import Survivors, encode
 from .offer import Offer
@@ -17,11 +18,10 @@ from .server_setup import Advertised, ServerRoster
 from .signed import fingerprint_of, is_signed, statement, wrap
 from .slots import Slot, SlotBook
 from .states import SERVER_TRANSITIONS, IllegalTransition, ServerState, ServerTrigger, SlotState, step
-from .uncopied import Uncopied
 from .workers import Workers
 
 
-class ServerCore(Uncopied):
+class ServerCore(Exclusive):
     """State of the server of one epoch. Use `Server`."""
 
     def __init__(
@@ -35,6 +35,7 @@ class ServerCore(Uncopied):
     ) -> None:
         if offer.rules.identities and (signer is None or directory is None):
             raise LocalProtocolError(f"{offer.mode} mode has identities; give the server a signer and a directory")
+        super().__init__()
         self._offer = offer
         self._signer = signer if offer.rules.identities else None
         self._directory = directory if offer.rules.identities else None

@@ -17,6 +17,7 @@ from .errors import (
     WrongRound,
 )
 from .events import ServerEvent
+from .exclusive import exclusive
 from .identities import verify
 from .messages import Advertise, Consistency, FromClient, Masked, Shares, Unmask, advertise_limit, payload_limit
 from .server_core import ServerCore
@@ -48,6 +49,7 @@ _OVER: Final = {  # states in which a message of a kind is late; anywhere else i
 class ServerIntake(ServerCore):
     """A server that takes messages in. Use `Server`."""
 
+    @exclusive
     def receive(self, sender: bytes, message: bytes) -> ServerEvent:
         """Take in a message.
 

@@ -52,7 +52,7 @@ class SlotBook:
         return identity in self._slots
 
     def __iter__(self) -> Iterator[Slot]:
-        return iter(self._slots.values())
+        return iter(tuple(self._slots.values()))  # a snapshot: other threads may take messages in
 
     def __getitem__(self, identity: bytes) -> Slot:
         return self._slots.get(identity, Slot(identity=identity))
