@@ -208,6 +208,8 @@ def refusal_2(b: dict[str, Base]) -> Iterator[Case]:
         message = signed.wrap(1, signed.m1(2), signed.epoch, signed.seed(2), certificate=certificate)
         forged = signed.roster({2: message})
         yield f"a certificate {told}", at(SIGNED, "M0", forged, "UnknownFormat", unpinned=[signed.names[2]])
+    message = signed.wrap(1, signed.m1(2), signed.epoch, signed.seed(2), certificate=bytes(513))
+    yield "roster: a certificate of 513 bytes", at(SIGNED, "M0", signed.roster({2: message}), "UnknownFormat")
     yield from _refusal_2_of_the_server(b)
 
 
@@ -258,6 +260,11 @@ def refusal_3(b: dict[str, Base]) -> Iterator[Case]:
         "more colluders than the threshold stands",
         at(PLAIN, "M0", base.roster({}), "WeakParameters", policy={"min_colluders": 3}),
     )
+    for name, colluders in ((IDS, 1), (SIGNED, 2)):
+        yield (
+            f"{b[name].mode}: parameters for fewer colluders",
+            at(name, "M0", b[name].roster({}), "WeakParameters", policy={"min_colluders": colluders}),
+        )
     yield "no parameters for so few", at(SIGNED, "M0", b[SIGNED].roster({}, n=2, k=1, t=1), "WeakParameters")
     yield "talked out of its credentials", at(SIGNED, "nothing", base.offer(), "WeakParameters")
 

@@ -36,16 +36,27 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "protocols" / "privfed_protocols"
-SECONDS = 120  # for one mutant; one that hangs is noticed, too
+SECONDS = 900  # for one mutant; one that hangs shows nothing and counts as a survivor
 
 TESTS = (
-    "test_identities.py", "test_primitives.py", "test_packing.py", "test_codec.py", "test_secrets.py", "test_server.py",
+    "test_mutation_gaps.py", "test_identities.py", "test_primitives.py", "test_packing.py", "test_codec.py", "test_secrets.py", "test_server.py",
     "test_refusals.py", "test_refusals_signed.py", "test_surplus.py", "test_epochs.py", "test_fuzz_parsers.py",
     "test_parameters.py", "test_ring.py",
 )  # fmt: skip
 
 # What cannot be missed by anybody, since something else refuses the same message by the same name.
-REDUNDANT: dict[str, str] = {}
+BITMAP = "wire: bound {}: msgspec.Meta(min_length=1, max_length=2**18)"
+REDUNDANT: dict[str, str] = {
+    "messages: bound min_length: msgspec.Meta(min_length=128)": "nothing so short decodes as an advertise",
+    "identities: operand: not self.authorities": "no certificate is by an authority of the empty set",
+    BITMAP.format("min_length"): "bitmap.check wants exactly ceil(n / 8) bytes",
+    BITMAP.format("max_length"): "bitmap.check wants exactly ceil(n / 8) bytes",
+    "wire: bound min_length: msgspec.Meta(min_length=32)": "check_advertise wants exactly 32 bytes for each round",
+}
+
+# Checks of the caller's own arguments and of the client's own storage: they refuse no message.
+OWN = {"_check_ring", "_check_arguments", "_check_feasible", "self._check_own_key"}
+OWN_STORAGE = {"saved", "vault"}
 
 CHECKS = re.compile(r"^(self\.)?_?(check|refuse)\w*$|^\w+\.check\w*$|^self\._awaits$|^self\._policy\.check\w*$")
 TABLES = {"weak", "over", "problems"}
@@ -95,6 +106,8 @@ def mutants() -> Iterator[Mutant]:
     names = refusals()
     for path in sorted(PACKAGE.glob("*.py")):
         source = path.read_text(encoding="utf-8")
+        if path.stem in OWN_STORAGE:
+            continue
         seen: Counter[str] = Counter()
         for kind, node, text in _places(ast.parse(source), names):
             what = re.sub(r"\s+", " ", ast.get_source_segment(source, node) or "")[:110]
@@ -126,7 +139,8 @@ def _places(tree: ast.Module, names: set[str]) -> Iterator[tuple[str, ast.AST, s
                         case ast.Assign(targets=[ast.Name(id="problem")], value=ast.JoinedStr()):
                             yield "entry", one, "pass"
             case ast.Expr(value=ast.Call(func=function)) if CHECKS.match(ast.unparse(function)):
-                yield "call", node, "pass"
+                if ast.unparse(function) not in OWN:
+                    yield "call", node, "pass"
             case ast.Call(func=ast.Attribute(attr="Meta") as function, keywords=keywords):
                 for dropped in keywords:
                     kept = ", ".join(ast.unparse(one) for one in keywords if one is not dropped)
@@ -214,7 +228,7 @@ def survivors(chosen: Sequence[Mutant], *, jobs: int) -> list[Mutant]:
         child, status = os.wait()
         mutant, reading, began = running.pop(child)
         with os.fdopen(reading, "rb") as said:
-            by = said.read().decode(errors="replace") or f"its end (status {status})"
+            by = said.read().decode(errors="replace") or f"-no answer (status {status})"
         if by.startswith("-"):
             left.append(mutant)
         told = f"SURVIVES {by[1:]}" if by.startswith("-") else f"noticed by {by[:110]}"
