@@ -13,7 +13,17 @@ import typer
 
 from privfed._version import __version__
 from privfed.cli import audits, demo, ledgers, planning, studies
-from privfed.cli.shell import DONE, INTERRUPTED, READER_GONE, UNUSABLE, Interrupted, ReaderGone, complain, tell
+from privfed.cli.shell import (
+    DONE,
+    INTERRUPTED,
+    READER_GONE,
+    UNUSABLE,
+    Interrupted,
+    ReaderGone,
+    complain,
+    status_of,
+    tell,
+)
 
 __all__ = ["app", "main"]
 
@@ -48,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if told is None:
             raise
         complain(*told)
-        return UNUSABLE
+        return status_of(error)
     if status == INTERRUPTED:  # some versions of typer turn a Ctrl-C into this status, others into an exception
         complain("interrupted")
     return status if isinstance(status, int) else DONE

@@ -49,7 +49,7 @@ def report(
     """Write what a ledger spent as a page.
 
     The HTML page stands alone: verdict, who sees what, epsilon per round and view, every release, how to check it.
-    Exit status 1 if the ledger does not verify; the page then says why.
+    Exit status 1 if the ledger does not verify; the page then says why. Of a broken chain there is no page.
     """
     from privfed.report import render_report
     from privfed.report.files import json_text, write_text

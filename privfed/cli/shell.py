@@ -28,6 +28,7 @@ __all__ = [
     "print_json",
     "print_text",
     "refuse_to_overwrite",
+    "status_of",
     "tell",
 ]
 
@@ -114,6 +115,13 @@ def tell(error: Exception) -> tuple[str, str] | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"cannot use {error.filename}: {error.strerror}", "name a place that exists and is accessible"
     return None
+
+
+def status_of(error: Exception) -> int:
+    """Return the exit status of an error: a ledger whose chain is broken does not verify, all else is unusable."""
+    from privfed_accounting.errors import CorruptLedger
+
+    return NOT_OK if isinstance(error, CorruptLedger) else UNUSABLE
 
 
 def _split_remedy(text: str) -> tuple[str, str]:

@@ -289,7 +289,11 @@ def _empirical(audit: Audit) -> Section:
             ("Method", found.method),
         )
     )
-    return Section("What an audit found", (facts, audit.caveat))
+    about = (
+        "The audit sent invented records and clients through the same code, under a budget of its own: it says that"
+        " clip, noise and masks work there, not what this ledger's rounds released."
+    )
+    return Section("What an audit found", (facts, audit.caveat, about))
 
 
 def _percent(fraction: float) -> str:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from privfed.cli import main
 from privfed_accounting import Ledger, verify
+from tests.cli.test_transcripts import edit
 from tests.report.ledgers import BUDGET, clock, fill, make
 
 DATA = Path(__file__).resolve().parents[1] / "accounting" / "data"
@@ -108,6 +109,17 @@ def test_diff_tells_what_was_added(grown: tuple[Path, Path], capsys: Shell) -> N
     assert "NOT go on" in capsys.readouterr().out
     assert main(["diff", before, before, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["same"] is True
+
+
+def test_a_broken_chain_is_no_ledger_to_report_on(tmp_path: Path, capsys: Shell) -> None:
+    path = tmp_path / "ledger.db"
+    make(path, 3).close()
+    edit(path)
+    assert main(["verify", str(path)]) == 1
+    assert main(["report", str(path), "-o", str(tmp_path / "r.html")]) == 1
+    assert "edited" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+    assert main(["diff", str(path), str(path)]) == 1
 
 
 def test_diff_of_strangers_goes_nowhere(tmp_path: Path, capsys: Shell) -> None:
