@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from privfed_protocols import errors, labels, signed, states
+from privfed_protocols import errors, labels, select_parameters, signed, states
 from privfed_protocols import messages as sent
 from tests.protocols.vector_files import load
 
@@ -69,6 +69,16 @@ def test_every_refusal_is_listed_under_its_number() -> None:
         number = getattr(kind, "refusal", 0)
         if isinstance(number, int) and number:
             assert f"`{name}`" in rows[str(number)]
+
+
+def test_the_parameters_of_the_text_are_selected() -> None:
+    rows = re.findall(r"^\| ([\d ]+) \| (\d+) % / (\d+) % \| ([a-z-]+) \| (\d+) \| (\d+) \|$", TEXT, re.MULTILINE)
+    assert len(rows) == 5
+    for n, corrupt, dropout, mode, k, t in rows:
+        found = select_parameters(
+            int(n.replace(" ", "")), corrupt=int(corrupt) / 100, dropout=int(dropout) / 100, mode=mode
+        )
+        assert (found.k, found.t) == (int(k), int(t))
 
 
 @pytest.mark.parametrize("number", sorted(KINDS))
