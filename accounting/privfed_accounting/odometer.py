@@ -11,8 +11,6 @@ from privfed_accounting.errors import ParameterError
 from privfed_accounting.gaussian import gaussian_epsilon
 from privfed_accounting.rdp import ORDERS, FloatArray, converted, gaussian_row
 
-_FIELDS = ("mu2", "epsilon_slack", "delta_tail", "sampler_distance")
-
 
 class Odometer:
     """Running epsilon at one delta: `add` a charge, ask `epsilon`; ten thousand of both take a fraction of a second.

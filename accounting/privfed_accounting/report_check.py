@@ -58,18 +58,18 @@ def verify_report(path: Path, *, anchors: list[str | Head | HeadSignature], peer
     data, problems = read_report(path), []
     problems += [f"the report does not fit its schema: {each}" for each in violations(data, schema())]
     if problems:
-        return _verdict(path, data, Book(), problems, [])
+        return _verdict(path, Book(), problems, [])
     try:
         book = book_of(data)
     except (AccountingError, KeyError, TypeError, ValueError) as error:
-        return _verdict(path, data, Book(), [f"the report's rounds make no sense ({error})"], [])
+        return _verdict(path, Book(), [f"the report's rounds make no sense ({error})"], [])
     views = tuple(View.parse(view["view"]) for view in data["views"])
     again = computed_data(book, views)
     for section in again:
         problems += differences(data[section], again[section], f"/{section}")
     checked = check_book(book, views)
     problems += checked.problems
-    verdict = _verdict(path, data, book, problems, checked.warnings)
+    verdict = _verdict(path, book, problems, checked.warnings)
     verdict = dataclasses.replace(verdict, views=checked.views, peer=peer_of(book) if peer else None)
     stated, computed = data["verification"], verdict.as_dict()
     for name in _VERDICT:
@@ -131,7 +131,7 @@ def _record(release: Mapping[str, Any]) -> RoundRecord:
     )
 
 
-def _verdict(path: Path, data: Mapping[str, Any], book: Book, problems: list[str], warnings: list[str]) -> Verification:
+def _verdict(path: Path, book: Book, problems: list[str], warnings: list[str]) -> Verification:
     counts = [record.status for record in book.rounds.values()]
     return Verification(
         ok=not problems,

@@ -23,7 +23,6 @@ from privfed_accounting.rdp import ORDERS, FloatArray
 Excess = Callable[[FloatArray], FloatArray]
 
 _LOG_2: Final = math.log(2.0)
-_LOG_3: Final = math.log(3.0)
 
 
 def poisson_gaussian_row(rate: float, mu2: float, orders: Sequence[int] = ORDERS) -> FloatArray:

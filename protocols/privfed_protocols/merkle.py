@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from .primitives import equal
 
-HASH_BYTES = 32
-
 
 def leaf_hash(leaf: bytes) -> bytes:
     """Hash of one leaf: SHA-256(0x00 || leaf)."""
