@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from .masks import Mask, mask_into
 from .offer import Offer
 from .packing import reduce
 from .primitives import Agreement, equal, public_key
-from .robust import recover
+from .robust import disagreeing, recover
 from .server_round import ServerRound
 from .server_setup import ServerRoster
 from .shamir import LIMBS, Field, combine, from_limbs, lagrange_at_zero
@@ -109,11 +110,12 @@ def open_secrets(current: ServerRound, *, offer: Offer, roster: ServerRoster, ep
     seeds: dict[int, bytes] = {}
     keys: dict[int, bytes] = {}
     disputes: list[tuple[int, tuple[int, ...]]] = []
+    suspected: Counter[int] = Counter()
     alive = set(current.survivors)
     for dealer, candidate in _candidates(current.participants, given, t):
         secret = candidate
         if secret is None or not check.fits(secret, dealer):
-            secret, wrong = _recover(dealer, given, t, check)
+            secret, wrong = _recover(dealer, given, t, check, suspected)
             disputes.append((dealer, wrong))
             if secret is None:
                 count = len(given.givers[given.of(dealer)])
@@ -156,19 +158,37 @@ class _Check:
         return equal(found, roster.commitment(dealer, current.number))
 
 
-def _recover(dealer: int, given: _Given, t: int, check: _Check) -> tuple[bytes | None, tuple[int, ...]]:
-    """Open a secret of which some shares are wrong; who gave those, or all givers if it does not open."""
+def _recover(
+    dealer: int, given: _Given, t: int, check: _Check, suspected: Counter[int]
+) -> tuple[bytes | None, tuple[int, ...]]:
+    """Open a secret of which some shares are wrong; who gave those, or all givers if it does not open.
+
+    `suspected` counts who gave wrong shares so far. The shares of the t least suspected are tried before the decoder is
+    run: one client that gives garbage for everybody costs one run of it, not one for each dealer.
+    """
     part = given.of(dealer)
     givers: list[int] = given.givers[part].tolist()
+    shares, points = given.shares[part].astype(np.uint64), given.points[part]
+    if suspected:
+        trusted = sorted(range(len(givers)), key=lambda place: suspected[givers[place]])[:t]
+        secret = from_limbs(combine(lagrange_at_zero(points[trusted][None]), shares[trusted][None]))[0]
+        if secret is not None and check.fits(secret, dealer):
+            wrong = tuple(givers[place] for place in disagreeing(shares, points, trusted))
+            # so few, or none but these, that the decoder would name the same
+            if 2 * len(wrong) <= len(givers) - t or all(suspected[giver] for giver in wrong):
+                suspected.update(wrong)
+                return secret, wrong
     outcome = recover(
-        given.shares[part].astype(np.uint64),
-        points=given.points[part],
+        shares,
+        points=points,
         threshold=t,
         accept=lambda secret: secret is not None and check.fits(secret, dealer),
     )
     if outcome.secret is None:
         return None, tuple(givers)
-    return outcome.secret, tuple(givers[place] for place in outcome.wrong)
+    wrong = tuple(givers[place] for place in outcome.wrong)
+    suspected.update(wrong)
+    return outcome.secret, wrong
 
 
 def remove_masks(

@@ -53,14 +53,14 @@ def recover(
         accept: tells the committed secret from any other.
     """
     m = len(points)
-    if not _disagreeing(shares, points, range(threshold)):
+    if not disagreeing(shares, points, range(threshold)):
         return Recovered(None, ())
     for suspects in _suspects(shares, points, threshold):
         good = [place for place in range(m) if place not in suspects][:threshold]
         if len(good) == threshold:
             secret = from_limbs(combine(lagrange_at_zero(points[good][None]), shares[good][None]))[0]
             if accept(secret):
-                return Recovered(secret, tuple(_disagreeing(shares, points, good)))
+                return Recovered(secret, tuple(disagreeing(shares, points, good)))
     return Recovered(None, ())
 
 
@@ -75,7 +75,7 @@ def _suspects(shares: Field, points: Field, threshold: int) -> Iterator[frozense
         yield from (frozenset(out) for out in itertools.combinations(everybody, len(points) - threshold))
 
 
-def _disagreeing(shares: Field, points: Field, basis: Sequence[int]) -> list[int]:
+def disagreeing(shares: Field, points: Field, basis: Sequence[int]) -> list[int]:
     """Positions whose shares are off the polynomial through the shares at `basis`."""
     chosen = np.array(basis)
     rest = np.setdiff1d(np.arange(len(points)), chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import os
 import tracemalloc
@@ -24,9 +25,11 @@ from privfed_protocols import (
     SlotState,
     VectorSpec,
     client_setup,
+    opening,
 )
 from privfed_protocols import server as server_module
 from privfed_protocols.messages import Unmask
+from privfed_protocols.robust import recover
 from privfed_protocols.shamir import PRIME, share
 from privfed_protocols.states import SlotTrigger
 from tests.protocols.harness import MODEL, PLAN, Network, assert_exact, identities, random_vectors, replace
@@ -353,6 +356,51 @@ def test_disputes_found_before_a_secret_that_does_not_open_are_kept() -> None:
         net.server.close_unmask()
     assert failed.value.disputes == ((A, (B,)), (D, (A, B, C, E, F, G, H)))
     assert net.server.slots[A].state is net.server.slots[B].state is SlotState.UNMASKED
+
+
+@pytest.mark.parametrize(("liars", "runs"), [([A], 1), ([A, B], 2), ([B, H], 1)])
+def test_a_client_that_gives_garbage_costs_one_run_of_the_decoder(
+    liars: list[bytes], runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one for each of the others; the sum and the disputes stay what the decoder alone would give."""
+    found, decoded = [], 0
+
+    def counted(*args: object, **kwargs: object) -> object:
+        nonlocal decoded
+        decoded += 1
+        return recover(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(opening, "recover", counted)
+    for forget in (False, True):
+        decoded = 0
+        net = Network.make(12, dropout=0.5).set_up()
+        if forget:
+            monkeypatch.setattr(opening, "Counter", Forgetful)
+        vectors = net.vectors()
+        for identity, survivors in net.inputs(vectors).items():
+            reply = net.tell(identity, survivors)
+            assert reply is not None
+            net.send(identity, altered(reply) if identity in liars else reply)
+        result = net.server.close_unmask()
+        assert_exact(result, vectors, net.offer.vectors)
+        assert decoded == (len(result.disputes) if forget else runs)
+        assert len(result.disputes) >= 10
+        found.append(result.disputes)
+    assert found[0] == found[1]
+
+
+class Forgetful(collections.Counter[int]):
+    """Counts nothing: every client stays unsuspected, and every wrong share goes to the decoder."""
+
+    def update(self, *args: object, **kwargs: object) -> None:
+        """Forget it at once."""
+
+
+def altered(message: bytes) -> bytes:
+    """The first limb of every share one higher, modulo p: all of them wrong, the same in every run."""
+    shares = np.frombuffer(bytes(msgspec.msgpack.decode(message, type=Unmask).shares), "<u4").reshape(-1, 9).copy()
+    shares[:, 0] = (shares[:, 0] + 1) % np.uint32(PRIME)
+    return replace(message, Unmask, shares=memoryview(shares.tobytes()))
 
 
 def test_one_wrong_share_with_one_to_spare_is_found_by_the_commitment() -> None:
