@@ -87,10 +87,13 @@ def select_parameters(
     - with a the least number such that P[corrupt neighbours >= a] <= 2^-(sigma + 1) / n: t >= a, and t >= 2;
     - P[dropped neighbours > k - t] <= 2^-eta / n;
     - the honest survivors stay connected: n (n - k - 1) / 2 * C(C + D, k) / C(n, k) <= 2^-(sigma + 1);
-    - in semi-malicious mode also 2t >= k + a: a server that tells neighbours different things after an honest set-up
-      cannot collect t shares of both secrets of one client.
+    - in semi-malicious mode also 2t >= k + a: a server that tells neighbours different things cannot collect t shares
+      of both secrets of one client. It can still cut a client off from its neighbours; only malicious mode rules that
+      out.
 
-    So secrecy fails with at most 2^-sigma, and a round with allowed drop-outs with at most 2^-eta. Where no ring fits,
+    The first holds for all rounds of a roster together; drop-outs change from round to round, so that the second and
+    third are per round. So secrecy fails with at most 2^-sigma in a round (over R rounds, with at most R 2^-sigma: ask
+    for log2 R bits more where that counts), and a round with allowed drop-outs with at most 2^-eta. Where no ring fits,
     the complete graph is taken if it does.
 
     Args:
@@ -101,8 +104,9 @@ def select_parameters(
         dropout: largest share of clients that may be gone in a round that still has to succeed, in [0, 1).
         sigma: statistical security in bits, at most 256; without effect on the complete graph.
         eta: bits of the chance that drop-outs within `dropout` fail a round, at most 256; likewise.
-        mode: "semi-honest" (the server follows the protocol), "semi-malicious" (it may deviate after set-up) or
-            "malicious" (it may deviate at any time; complete graph only).
+        mode: "semi-honest" (the server follows the protocol), "semi-malicious" (it may lie about keys and identities
+            in set-up, and cannot gather both secrets of one client; no protection from showing clients different
+            survivors beyond that, see `modes.py`) or "malicious" (it may deviate at any time; complete graph only).
 
     Raises:
         LocalProtocolError: an argument out of range.
