@@ -6,6 +6,7 @@ computed and checked in `client_setup.py`, `roster.py` and `client_round.py`; th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -74,7 +75,8 @@ class Client(ClientCore):
         For each (peer, round), at most one of the two shares it holds is ever given out.
         The masks of a round are used for one vector, and rounds only ascend.
         In malicious mode it signs one set of survivors a round, and answers only if t neighbours signed the same one.
-        A refused message burns the round that runs or that it would start, or aborts set-up; burned rounds leave no
+        A refused message, but for a repeat of the one accepted last, burns the round that runs or that it would start,
+        or aborts set-up; burned rounds leave no
         secrets behind in saved states, nor in the arrays that this object keeps. Copies that the cryptographic library
         and Python make for the time of a call are dropped and not overwritten.
         Messages about rounds that are over or about other epochs are refused and change nothing.
@@ -104,7 +106,8 @@ class Client(ClientCore):
 
         Raises:
             PeerProtocolError: the message is refused; its class and `refusal` say why. Set-up is aborted, or the
-                running round is burned, unless the message is about another epoch or a round that was over already.
+                running round is burned, unless the message is about another epoch or a round that was over already, or
+                is byte for byte the one that was accepted last: that one stands, and a repeat changes nothing.
             LocalProtocolError: this process is a fork of the one that made the client, or a client with an epoch in a
                 mode with identities was restored without credentials. Nothing was changed.
         """
@@ -120,10 +123,14 @@ class Client(ClientCore):
             self._refuse_stale(decoded)
         try:
             self._check_signature(decoded, proof, credentials)
-            return self._handle(decoded, message, now)
+            event = self._handle(decoded, message, now)
         except PeerProtocolError:
+            if equal(hashlib.sha256(message).digest(), self._accepted):
+                raise  # a transport that delivers at least once says nothing new about the server
             self._refuse(starting=decoded.round if isinstance(decoded, Start) else 0)
             raise
+        self._accepted = hashlib.sha256(message).digest()
+        return event
 
     @exclusive
     def submit(

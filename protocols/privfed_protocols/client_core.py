@@ -50,6 +50,7 @@ class ClientCore(Exclusive):
         self._last = 0  # largest round that was ever started; all up to it are burned, but for the running one
         self._answered = 0  # largest round whose survivors were answered
         self._round: Round | None = None
+        self._accepted = b""  # SHA-256 of the message that was accepted last
 
     @property
     def identity(self) -> bytes:
@@ -111,6 +112,7 @@ class ClientCore(Exclusive):
             last=self._last,
             answered=self._answered,
             round=self._round,
+            accepted=self._accepted,
         )
         return pack(saved)
 
@@ -154,6 +156,7 @@ class ClientCore(Exclusive):
         client._vault = None if saved.vault is None else Vault.load(saved.vault)
         client._view, client._present = saved.view, frozenset(saved.present)
         client._last, client._answered, client._round = saved.last, saved.answered, saved.round
+        client._accepted = saved.accepted
         return client
 
     def _check_own_key(self) -> None:

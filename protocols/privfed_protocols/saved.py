@@ -37,6 +37,7 @@ class SavedClient(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     last: int
     answered: int
     round: Round | None
+    accepted: bytes = b""  # states of before there was one have none: a repeat burns then
 
     def __repr__(self) -> str:
         return "<SavedClient>"

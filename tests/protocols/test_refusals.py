@@ -620,7 +620,7 @@ def test_13_a_round_that_is_not_later() -> None:
 
 def test_13_a_second_start_of_the_running_round_burns_it() -> None:
     forge = RoundForge().begin()
-    assert refused(forge.client, forge.start, WrongRound).refusal == 13
+    assert refused(forge.client, replace(forge.start, Start, deadline=7), WrongRound).refusal == 13
     assert_burned(forge.client, 1)
     forge = RoundForge().mask()
     assert refused(forge.client, replace(forge.start, Start, model_digest=OTHER), WrongRound).refusal == 13

@@ -405,10 +405,15 @@ class TestSurvivors:
         assert vault is not None
         assert vault.held[0].any()
 
-    @pytest.mark.parametrize("members", [(0, 1, 2, 3, 4), (0, 1, 2, 3)])
-    def test_19_a_second_v_is_never_signed(self, members: tuple[int, ...]) -> None:
+    def test_19_the_same_v_again_is_refused_and_burns_nothing(self) -> None:
         forge = RoundForge().sign()
-        assert refused(forge.client, forge.survivors(members), SecondSurvivors).refusal == 19
+        assert refused(forge.client, forge.survivors((0, 1, 2, 3, 4)), SecondSurvivors).refusal == 19
+        assert forge.client.state is ClientState.SIGNED
+        assert forge.client.receive(forge.quorum((1, 2, 3)), now=0).reply
+
+    def test_19_a_second_v_is_never_signed(self) -> None:
+        forge = RoundForge().sign()
+        assert refused(forge.client, forge.survivors((0, 1, 2, 3)), SecondSurvivors).refusal == 19
         assert_burned(forge.client)
         assert refused(forge.client, forge.quorum((1, 2, 3, 4), [bytes(64)] * 4), AfterBurned).refusal == 22
 

@@ -182,6 +182,12 @@ def twice(script: Script, message: bytes) -> bytes:
     return script.edit(Survivors, message, survivors=members(0, 1, 2, 3, 4))
 
 
+def another_offer(script: Script) -> bytes:
+    """A second offer of the same server; the first once more would be a repeat."""
+    offer = script.net.offer
+    return Network.make(6, mode=offer.mode, dropout=0.17, n_min=3, rounds=1, seed="another").server.offer
+
+
 def forged_quorum(script: Script, message: bytes) -> bytes:
     """Signatures of the server's own making."""
     told = msgspec.msgpack.decode(message, type=Quorum)
@@ -239,7 +245,7 @@ TABLE: list[tuple[int, str, Deviate, type[PeerProtocolError], tuple[str, ...]]] 
     (20, "quorum", changed(Quorum, signers=b"\0", signatures=memoryview(b"")), NoQuorum, ("malicious",)),
     (20, "quorum", forged_quorum, NoQuorum, ("malicious",)),
     (0, "survivors", changed(Survivors, round=2), WrongRound, BOTH),
-    (0, "roster", lambda script, message: script.net.server.offer, UnexpectedMessage, BOTH),
+    (0, "roster", lambda script, message: another_offer(script), UnexpectedMessage, BOTH),
 ]
 CASES = [
     pytest.param(number, step, deviate, error, mode, id=f"{mode}-{number}-{step}-{error.__name__}-{place}")
