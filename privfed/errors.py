@@ -8,8 +8,18 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
+import warnings
 
-__all__ = ["DataError", "FederationError", "PrivfedError", "UsageError", "checked_integer", "checked_number"]
+__all__ = [
+    "DataError",
+    "FederationError",
+    "PrivfedError",
+    "UsageError",
+    "checked_integer",
+    "checked_number",
+    "warn_caller",
+]
 
 
 class PrivfedError(Exception):
@@ -79,3 +89,11 @@ def checked_number(name: str, value: object, *, what: str = "a finite number abo
         if math.isfinite(number) and number > 0:
             return number
     raise UsageError(f"{name} is {value!r}, expected {what}")
+
+
+def warn_caller(message: str) -> None:
+    """Warn with a `UserWarning` that points to the first line outside privfed, however deep the call was."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "privfed":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)

@@ -61,7 +61,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict[str, 
         clients,
         budget=budget,
         ledger=folder / "ledger.db",
-        dropout=options.dropout,
+        dropout=options.dropout if tolerated_losses(options.clients, options.dropout) else 0.0,  # said on screen
         losses=list(_losses(options)),
         max_records=MAX_RECORDS,
     ) as federation:

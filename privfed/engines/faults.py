@@ -39,9 +39,17 @@ class Loss:
 
 
 def check_losses(losses: Iterable[Loss], clients: Collection[str]) -> tuple[Loss, ...]:
-    """Return `losses` as a tuple, having checked that each names a client and a step that exist."""
+    """Return `losses` as a tuple, having checked that each names a client and a step that exist.
+
+    Raises:
+        UsageError: naming what was found.
+    """
+    if isinstance(losses, Loss | str) or not isinstance(losses, Iterable):
+        raise UsageError(f"losses is {losses!r}, expected a list of Loss: use losses=[privfed.Loss(client, 'masked')]")
     checked = tuple(losses)
     for loss in checked:
+        if not isinstance(loss, Loss):
+            raise UsageError(f"a drop-out is {loss!r}, expected a Loss: use privfed.Loss({loss!r}, 'masked')")
         if loss.client not in clients:
             raise UsageError(f"a drop-out names client {loss.client!r}, expected one of {sorted(clients)}")
         if loss.step not in get_args(Step):

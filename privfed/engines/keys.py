@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from privfed.errors import UsageError
-from privfed.plan.terms import DropOuts
 from privfed_protocols import Credentials, Directory, Signer
 
-__all__ = ["Keys", "Security", "check_drop_outs"]
+__all__ = ["Keys", "Security"]
 
-Security = Literal["semi-honest", "semi-malicious", "malicious"]
+Security = Literal["semi-honest", "malicious"]
 
 
 @dataclass(frozen=True)
@@ -46,20 +44,3 @@ class Keys:
         if self.server is None:
             return None
         return Credentials(self.clients[identity], self.directory, self.server.public_key)
-
-
-def check_drop_outs(security: Security, drop_outs: DropOuts) -> None:
-    """Refuse exact drop-outs where the server may lie, but survivors do not sign what it told them.
-
-    A server that tells some survivors of n that nobody was lost has them give all surplus noise back. They keep v/n
-    each of the variance v that the sum is to carry: down to (n - t)/n of it is left where t losses are tolerated.
-
-    Raises:
-        UsageError: naming the remedies.
-    """
-    if security == "semi-malicious" and drop_outs == "exact":
-        raise UsageError(
-            "security='semi-malicious' with drop_outs='exact': a server that tells survivors different drop-outs would"
-            " get noise back that it should not. Use security='malicious', where survivors sign what they were told, or"
-            " drop_outs='provision'"
-        )

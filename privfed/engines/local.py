@@ -10,16 +10,17 @@ from typing import Any, Final, Literal
 
 from privfed.engines.clear import run_in_clear
 from privfed.engines.faults import Loss, Lost, Step, check_losses
-from privfed.engines.keys import Keys, Security, check_drop_outs
+from privfed.engines.keys import Keys, Security
+from privfed.engines.options import check_guards, check_security, ledger_location
 from privfed.engines.secure import SecureEpoch
 from privfed.engines.sources import named_sources
-from privfed.errors import DataError, UsageError
+from privfed.errors import DataError, checked_integer
 from privfed.federation import FederationBase
 from privfed.federation.agreement import Agreement
 from privfed.federation.client import ClientSide, Guard
-from privfed.federation.pricing import check_budget
 from privfed.federation.rounds import RoundOutcome, RoundTask
 from privfed.mechanism.randomness import Keystream
+from privfed.plan.checks import check_budget, check_colluders
 from privfed.plan.terms import DropOuts, Noise, Protection, require_choice
 from privfed_accounting import Budget, Ledger, Sampling, View
 
@@ -43,18 +44,18 @@ class LocalFederation(FederationBase):
         clients: one entry per client: array `(rows, features)`, data frame, or a callable that loads either, called
             once or twice per release; a dict gives the clients their names.
         budget: `Budget(epsilon, delta, unit, view)`; None releases sums without noise.
-        ledger: path of the SQLite ledger, an open `Ledger`, or None for one in memory. An existing ledger of the same
-            budget goes on from what it has spent.
+        ledger: path of the SQLite ledger, URL of a database (`sqlite:///path`, `postgresql+psycopg://user@host/name`),
+            an open `Ledger`, or None for one in memory. An existing ledger of the same budget goes on from what it has
+            spent.
         mode: "secure" runs secure aggregation. The others are for comparisons, marked as such in every release and
             entry: "trusted" forms the same integers in the clear, without masks; "local" has each client add enough
             noise for itself (local DP); "central" has a trusted operator add the noise once.
-        security: mode "secure": what the server is trusted with. "semi-honest" (it follows the protocol and looks),
-            "semi-malicious" (it may also lie about keys in the set-up) or "malicious" (it does what it likes); the last
-            two have every client sign with a key of its own, pinned by the others.
+        security: mode "secure": what the server is trusted with. "semi-honest" (it follows the protocol and looks), or
+            "malicious" (it does what it likes), for which each client signs with a key of its own, pinned by all.
         noise: "discrete_gaussian" (fine grid), "skellam" (coarse grid), or "auto".
         bits: width of the ring, 8 to 64; None lets the plan choose. Few bits make a coarse grid.
         drop_outs: "provision" sizes every share for the fewest survivors; "exact" has the survivors give surplus noise
-            back, so that the sum carries the same noise whoever is lost. Not with security "semi-malicious".
+            back, so that the sum carries the same noise whoever is lost.
         sampling: who takes part in each release, `Sampling.poisson(...)` and the like; None for everybody.
         dropout: fraction of a release's clients that may be lost, in [0, 1). Noise is sized for it.
         max_records: most rows a client may hold; sizes the grid and the float-summation term. Public.
@@ -104,15 +105,15 @@ class LocalFederation(FederationBase):
         noise_seed: int | None = None,
     ) -> None:
         require_choice("mode", mode, Mode)
-        require_choice("security", security, Security)
-        if mode == "secure":
-            check_drop_outs(security, drop_outs)
+        check_security(security, mode)
         self._sources, self._columns = named_sources(clients)
         self._keys = Keys.generate(security, [name.encode() for name in self._sources])
         check_budget(budget)
+        max_records = checked_integer("max_records", max_records, least=1)
         self._check_rows(max_records, None if budget is None else budget.unit)
         self._losses = check_losses(losses, self._sources)
-        opened = ledger if isinstance(ledger, Ledger) else Ledger.open(_expanded(ledger), budget=budget)
+        guarded = check_guards(guards, self._sources)
+        opened = ledger if isinstance(ledger, Ledger) else Ledger.open(ledger_location(ledger), budget=budget)
         self._noise_seed = noise_seed
         self._drawn: dict[str, int] = {}
         super().__init__(
@@ -129,23 +130,16 @@ class LocalFederation(FederationBase):
             sampling=sampling,
             noise_source="os" if noise_seed is None else "seeded",
         )
-        view = View.parse(self._terms.view)
-        if mode == "secure" and view.t > self.guaranteed_survivors - 2:
-            raise UsageError(
-                f"view {view}: {self.guaranteed_survivors} guaranteed survivors keep a secret from at most"
-                f" {max(self.guaranteed_survivors - 2, 0)} colluders; bring more clients, or tolerate fewer losses"
-            )
+        if mode == "secure":
+            check_colluders(View.parse(self._terms.view), self.guaranteed_survivors)
         self._epoch: SecureEpoch | None = None
-        unknown = sorted(set(guards or {}) - set(self._sources))
-        if unknown:
-            raise UsageError(f"guards name clients {unknown}, expected some of {sorted(self._sources)}")
         agreement = Agreement(self._terms, budget, self.run, self._noise_source, clients=tuple(self._sources))
         self._sides = {
             name: ClientSide(
                 name,
                 source.load,
                 agreement=agreement,
-                guard=(guards or {}).get(name),
+                guard=guarded.get(name),
                 keystream=functools.partial(self._keystream, name),
             )
             for name, source in self._sources.items()
@@ -240,12 +234,3 @@ class LocalFederation(FederationBase):
             dropout=self._terms.dropout,
             lost=lost,
         )
-
-
-def _expanded(ledger: str | Path | None) -> Path | None:
-    """Return the path of a ledger with `~` filled in."""
-    if ledger is None:
-        return None
-    if not isinstance(ledger, str | Path) or not str(ledger):
-        raise UsageError(f"ledger is {ledger!r}, expected a path, an open Ledger, or None for one in memory")
-    return Path(ledger).expanduser()

@@ -10,7 +10,7 @@ import numpy as np
 from privfed.errors import DataError, UsageError
 from privfed.query import LARGEST_VALUE, FloatArray
 
-__all__ = ["Columns", "Source", "named_sources"]
+__all__ = ["Columns", "Source", "named_sources", "needs_detach"]
 
 
 class Columns:
@@ -110,9 +110,11 @@ class Source:
         """Convert without quoting a value: a row must not reach a log through an error."""
         if hasattr(data, "toarray"):
             raise self._error(f"the data are sparse ({type(data).__name__}): use .toarray()")
+        if needs_detach(data):
+            raise self._error("the data are a tensor that requires grad: use .detach()")
         try:
             found = np.asarray(data.to_numpy() if hasattr(data, "to_numpy") else data)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):  # the last of tensors
             raise self._error("the data are no rectangle of numbers: give every row the same length") from None
         if found.dtype.kind in "cmMSUV":
             raise self._error(f"the data have dtype {found.dtype}, expected real numbers: encode them as numbers first")
@@ -130,6 +132,12 @@ class Source:
 
     def _error(self, what: str) -> DataError:
         return DataError(f"client {self.name!r}: {what}", client=self.name)
+
+
+def needs_detach(data: object) -> bool:
+    """Return whether `data` is a tensor of torch that tracks gradients, or a list of such."""
+    rows = data if isinstance(data, list | tuple) else [data]
+    return any(getattr(row, "requires_grad", False) is True for row in rows)
 
 
 def named_sources(clients: Mapping[str, Any] | Sequence[Any]) -> tuple[dict[str, Source], Columns]:

@@ -11,8 +11,8 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
-from privfed.errors import FederationError, UsageError, checked_integer
-from privfed.federation.pricing import Pricing, check_budget
+from privfed.errors import FederationError, UsageError, checked_integer, warn_caller
+from privfed.federation.pricing import Pricing
 from privfed.federation.release import Release
 from privfed.federation.rounds import RoundOutcome, RoundTask
 from privfed.federation.sampling import check_sampling, draw_cohort, remember_cohorts
@@ -24,7 +24,7 @@ from privfed.query import Query, Unit
 from privfed_accounting import Budget, Ledger, LedgerError, Sampling, View
 from privfed_accounting.round_plan import NoiseSource
 
-__all__ = ["FederationBase", "check_budget"]
+__all__ = ["FederationBase"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,9 @@ class FederationBase(ABC):
             raise UsageError(
                 f"dropout={dropout} of {planned} clients may leave {guaranteed}: tolerate fewer, or bring more"
             )
+        if dropout > 0.0 and guaranteed == planned:
+            remedy = f"use dropout={_least_dropout(planned)} to tolerate one" if planned > 2 else "bring more clients"
+            warn_caller(f"dropout={dropout} of {planned} clients tolerates no loss at all: {remedy}, or leave it out")
         require_choice("noise", noise, Noise)
         require_choice("drop_outs", drop_outs, DropOuts)
         if ledger.budget != budget:
@@ -224,7 +227,8 @@ class FederationBase(ABC):
             share: fraction of the WHOLE budget that this release may cost, in (0, 1]; shares add up, noise falls as
                 1 / sqrt(share). Skellam noise and hidden samples need a budget with `accounting="renyi"`.
             noise_multiplier: instead of `share`, the standard deviation of the sum's noise at the fewest survivors
-                over the sensitivity, > 0. Under a budget exactly one of the two is given; without one, neither counts.
+                over the sensitivity, > 0. Under a budget exactly one of the two is given; without one there is no
+                noise: a share is ignored, a multiplier refused.
             sampling: who takes part; None for what the federation was made with. Charged as what it is: only views
                 that cannot see the sample gain by it.
             purpose: words for the ledger and the report.
@@ -334,3 +338,9 @@ class FederationBase(ABC):
             return {}
         views = list(dict.fromkeys((*DISPLAYED_VIEWS, str(self._budget.view))))
         return {view: self._ledger.epsilon(View.parse(view)) for view in views}
+
+
+def _least_dropout(clients: int) -> float:
+    """Return the least fraction of four digits that tolerates the loss of one client."""
+    digits = 3 + math.ceil(math.log10(clients))
+    return math.ceil(10.0**digits / clients) / 10.0**digits

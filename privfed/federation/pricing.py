@@ -17,26 +17,7 @@ from privfed_accounting import Budget, Ledger, RoundPlan, Sampling
 from privfed_accounting.budget import renyi_caps
 from privfed_accounting.round_plan import NoiseSource
 
-__all__ = ["Prepared", "Pricing", "check_budget"]
-
-MAX_EPSILON = 35.0  # e^35 times the sampler's 2^-112 a draw: a billion draws fit into a delta of 1e-5
-
-
-def check_budget(budget: Budget | None) -> None:
-    """Refuse what is no budget, or one so large that its error terms cannot be counted.
-
-    Raises:
-        UsageError: with the remedy.
-    """
-    if budget is None:
-        return
-    if not isinstance(budget, Budget):
-        raise UsageError(f"budget is {budget!r}, expected privfed.Budget(epsilon=..., delta=...) or None")
-    if budget.epsilon > MAX_EPSILON:
-        raise UsageError(
-            f"epsilon is {budget.epsilon:g}, expected at most {MAX_EPSILON:g}: beyond, the sampler's distance times"
-            " exp(epsilon) does not fit into delta. Use budget=None for sums without noise"
-        )
+__all__ = ["Prepared", "Pricing"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +82,7 @@ class Pricing:
         """Return the release that `share` of the budget or `noise_multiplier` buys.
 
         Raises:
-            UsageError: not exactly one of the two under a budget, out of range, or no plan.
+            UsageError: not exactly one of the two under a budget, a multiplier without one, out of range, or no plan.
         """
         encoded = encode_query(query)
         digest = query_digest(encoded)
@@ -127,6 +108,11 @@ class Pricing:
     ) -> float:
         budget = self.budget
         if budget is None:
+            if noise_multiplier is not None:
+                raise UsageError(
+                    f"noise_multiplier is {noise_multiplier!r}, but there is no budget, and without one sums carry no"
+                    " noise: give the federation budget=privfed.Budget(...), or leave noise_multiplier out"
+                )
             return 0.0
         if share is not None and noise_multiplier is not None:
             raise UsageError("share and noise_multiplier are two ways to say one thing: give one of them")

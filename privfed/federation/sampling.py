@@ -12,58 +12,22 @@ import numpy.typing as npt
 
 from privfed.errors import UsageError
 from privfed.mechanism.randomness import Keystream
-from privfed.plan import Terms, tolerated_losses
+from privfed.plan import Terms
+from privfed.plan.checks import check_sample
 from privfed_accounting import Budget, Ledger, Sampling
 
 __all__ = ["check_sampling", "draw_cohort", "own_turn", "poisson", "remember_cohorts", "turns"]
 
 ROSTER_NOTE = "cohorts of clients take turns"
 
-TOO_SMALL = 1e-6  # of delta: chance that a Poisson cohort is too small to be summed, beyond which it is refused
-
 
 def check_sampling(sampling: Sampling, terms: Terms, budget: Budget | None) -> None:
-    """Refuse sampling that this federation cannot do.
-
-    A Poisson cohort too small to be summed would show that a client is missing from it; where samples are to hide who
-    is in them, that must hardly ever happen.
+    """Refuse sampling that a federation of these terms cannot do; see `check_sample`.
 
     Raises:
         UsageError: with the remedy.
     """
-    if not isinstance(sampling, Sampling):
-        raise UsageError(f'sampling is {sampling!r}, expected privfed.Sampling.poisson(0.1, unit="record") or the like')
-    if sampling.kind == "none":
-        return
-    if sampling.unit == "record":
-        if sampling.kind != "poisson":
-            raise UsageError(
-                f"records are sampled by Poisson coins only, found {sampling.kind!r}: use Sampling.poisson"
-            )
-        if budget is not None and budget.unit != "record":
-            raise UsageError("sampled records amplify nothing for unit 'client': sample clients, or nothing")
-        return
-    if sampling.kind != "poisson":
-        _check_cohorts(sampling, terms)
-        return
-    if budget is not None:
-        others, rate = terms.planned - 1, sampling.rate
-        risk = (1.0 - rate) ** others + others * rate * (1.0 - rate) ** (others - 1)
-        if risk > TOO_SMALL * budget.delta:
-            raise UsageError(
-                f"a Poisson sample of {terms.planned} clients at rate {rate:g} has fewer than 2 with probability"
-                f" {risk:.2g}, too often to hide who is in it: raise the rate, or use Sampling.fixed_size"
-            )
-
-
-def _check_cohorts(sampling: Sampling, terms: Terms) -> None:
-    if sampling.population != terms.planned:
-        raise UsageError(
-            f"the sampling is of {sampling.population} clients, the federation has {terms.planned}: use that population"
-        )
-    smallest = terms.planned // sampling.period if sampling.kind == "round_robin" else sampling.size
-    if smallest - tolerated_losses(smallest, terms.dropout) < 2:
-        raise UsageError(f"cohorts of {smallest} clients may leave fewer than 2 of them: sample more")
+    check_sample(sampling, clients=terms.planned, dropout=terms.dropout, budget=budget)
 
 
 def poisson(size: int, rate: float, keystream: Keystream) -> npt.NDArray[np.bool_]:

@@ -71,7 +71,7 @@ def bounded_row_error(query: Query, terms: Terms) -> float:
     if terms.private:
         raise UsageError(
             f"query {query.kind!r} does not bound how rounding moves a row, no budget for records admits it:"
-            " use its clipped counterpart"
+            ' protect whole clients instead, with Budget(..., unit="client"), or use its clipped counterpart'
         )
     return 0.0
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from privfed.errors import UsageError, checked_integer, checked_number
+from privfed.errors import UsageError, checked_integer, checked_number, warn_caller
 from privfed.federation.release import Release
 from privfed.mechanism.adaptive_clip import COUNT_SHARE, RATE, next_bound, split
 from privfed.mechanism.clip import clip_rows
@@ -20,6 +20,8 @@ from privfed.mechanism.sensitivity import chunked_sum
 from privfed.query import Block, FloatArray, Query
 
 __all__ = ["AdaptiveSum", "WeightedSum"]
+
+DROWNED = 0.5  # of the clients: noise on their count beyond which it says next to nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,9 +160,24 @@ class AdaptiveSum(Query):
         """Return the next release's query: the norm times exp(-rate (unclipped - quantile)). Post-processing, free.
 
         Args:
-            release: of this query.
+            release: of this query; a `UserWarning` says so if its count drowns in noise.
             quantile: which fraction of rows should go unclipped.
             rate: step of the norm's logarithm.
+
+        Raises:
+            UsageError: the release is of another query.
         """
+        if release.query != self.kind or np.shape(release["sum"]) != (self.dimension,):
+            raise UsageError(
+                f"the release is of query {release.query!r}, expected one of this {self.kind!r} of dimension"
+                f" {self.dimension}: pass what release(query) returned"
+            )
+        noise = release.noise_std["unclipped"]
+        if noise > DROWNED * release.divisor:
+            warn_caller(
+                f"the fraction drowns in noise: standard deviation {noise:.3g} on a count of {release.divisor:g}"
+                f" clients moves the norm at random. Use AdaptiveSum.for_noise or a larger count_weight, now"
+                f" {self.count_weight:g}; a larger share; or more clients"
+            )
         clip = next_bound(self.clip, self.unclipped(release), quantile=quantile, rate=rate)
         return replace(self, clip=clip)

@@ -244,9 +244,9 @@ def test_what_a_two_faced_server_gains_where_nobody_signs(monkeypatch, lied_to) 
     assert not within(math.sqrt(TwoFacedUnsigned.variance_left), 1.035 * math.sqrt(expected), width)
 
 
-def test_exact_drop_outs_are_not_for_a_server_that_lies_to_those_who_do_not_sign() -> None:
-    options = {"drop_outs": "exact", "dropout": 0.2, "budget": BUDGET, "max_records": 1}
-    with pytest.raises(UsageError, match=r"security='malicious'.*drop_outs='provision'"):
+@pytest.mark.parametrize("drop_outs", ["exact", "provision"])
+@pytest.mark.parametrize("mode", ["secure", "trusted"])
+def test_the_mode_that_stops_no_two_faced_server_is_not_offered(drop_outs, mode) -> None:
+    options = {"drop_outs": drop_outs, "dropout": 0.2, "budget": BUDGET, "max_records": 1, "mode": mode}
+    with pytest.raises(UsageError, match=r"expected 'semi-honest' or 'malicious'.*Use 'malicious'"):
         LocalFederation([np.zeros((1, 3))] * 10, security="semi-malicious", **options)
-    LocalFederation([np.zeros((1, 3))] * 10, security="semi-malicious", **(options | {"drop_outs": "provision"}))
-    LocalFederation([np.zeros((1, 3))] * 10, security="semi-malicious", mode="trusted", **options)

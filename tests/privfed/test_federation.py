@@ -420,6 +420,12 @@ def test_integer_columns_are_no_names() -> None:
         (lambda: LocalFederation(silos(), dropout="a"), "dropout"),
         (lambda: LocalFederation(silos(), ledger=""), "ledger"),
         (lambda: LocalFederation(silos(), ledger=3), "ledger"),
+        (lambda: LocalFederation(silos(), ledger=":memory:"), "ledger=None"),
+        (lambda: LocalFederation(silos(), max_records="a"), "max_records"),
+        (lambda: LocalFederation(silos(), losses=["client-01"]), r"privfed\.Loss\('client-01'"),
+        (lambda: LocalFederation(silos(), losses=Loss("silo-1", "masked")), "expected a list"),
+        (lambda: LocalFederation(silos()).release(Count(), noise_multiplier=2), r"budget=privfed\.Budget"),
+        (lambda: LocalFederation(silos()).noise_std(Count(), noise_multiplier=2), r"budget=privfed\.Budget"),
         (lambda: LocalFederation(silos(), records_per_client=0), "records_per_client"),
         (lambda: LocalFederation({"": np.ones((2, 2)), "b": np.ones((2, 2))}), "name"),
         (lambda: LocalFederation(silos()).release("count"), r"privfed\.Count"),
@@ -458,3 +464,48 @@ def test_a_map_hides_no_rounding() -> None:
     with pytest.raises(UsageError, match="rounding"):
         TransformedFederation(federation, linear_map).release(IllConditioned(), share=0.5)
     assert federation.ledger.rounds() == []
+
+
+def test_without_a_budget_a_share_is_ignored() -> None:
+    assert LocalFederation(silos()).release(Count(), share=0.5)["count"] == pytest.approx(len(pooled(silos())))
+
+
+def test_a_ledger_is_a_path_or_a_url(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for index, ledger in enumerate(("sqlite:///x.db", "x.db", f"sqlite:///{tmp_path}/x.db")):
+        with LocalFederation(silos(), budget=BUDGET, ledger=ledger, mode="trusted") as federation:
+            assert federation.remaining_share == pytest.approx(1.0 - 0.25 * index)
+            federation.release(Count(), share=0.25)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.db"]
+
+
+def test_the_url_of_a_server_reaches_the_ledger_as_it_is(monkeypatch) -> None:
+    opened = []
+
+    def remember(path, **_):
+        opened.append(path)
+        raise UsageError("no server here")
+
+    monkeypatch.setattr("privfed.engines.local.Ledger.open", remember)
+    url = "postgresql+psycopg://user@host/name"
+    with pytest.raises(UsageError, match="no server"):
+        LocalFederation(silos(), budget=BUDGET, ledger=url)
+    assert opened == [url]
+
+
+def test_a_dropout_that_tolerates_nobody_is_pointed_out() -> None:
+    with pytest.warns(UserWarning, match=r"no loss at all: use dropout=0\.3334") as caught:
+        LocalFederation(silos(3), dropout=0.3)
+    assert caught[0].filename == __file__
+    assert LocalFederation(silos(3), dropout=0.3334).guaranteed_survivors == 2
+    with pytest.warns(UserWarning, match="bring more clients"):
+        LocalFederation(silos(2), dropout=0.3)
+
+
+def test_tensors_that_require_grad_say_what_to_do() -> None:
+    torch = pytest.importorskip("torch")
+    tracked = torch.ones((3, 2), requires_grad=True)
+    for data in (tracked, list(tracked)):
+        with pytest.raises(DataError, match=r"\.detach\(\)"):
+            LocalFederation([data, data])
+    assert LocalFederation([tracked.detach()] * 2).n_features == 2

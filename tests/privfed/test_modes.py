@@ -127,6 +127,11 @@ def test_exact_drop_outs_have_nothing_to_take_out(mode) -> None:
         ({"bits": 12.5}, "bits"),
         ({"bits": True}, "bits"),
         ({"guards": {"nobody": None}}, "nobody"),
+        ({"guards": {"client-01": 7}}, r"client-01.*privfed\.ClientGuard"),
+        ({"guards": [7]}, "expected a dict"),
+        ({"security": "malicious", "mode": "trusted"}, "no meaning in mode 'trusted'"),
+        ({"security": "malicious", "mode": "local"}, "no meaning in mode 'local'"),
+        ({"security": "malicious", "mode": "central"}, "no meaning in mode 'central'"),
     ],
 )
 def test_options_that_do_not_exist_are_refused(options, match) -> None:

@@ -260,6 +260,7 @@ def test_previews_refuse_what_no_federation_would_do(settings, match) -> None:
     "settings",
     [
         {"sampling": Sampling.poisson(0.1, unit="record")},
+        {"sampling": Sampling.poisson(0.1, unit="client")},
         {"sampling": Sampling.fixed_size(5, 21, unit="client")},
         {"epsilon": 36.0},
         {"view": "colluders(19)"},

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from privfed import Budget, LocalFederation, UsageError
+from privfed.statistics.moments import Count, VectorSum
 from privfed.statistics.vectors import AdaptiveSum, WeightedSum
 from tests.privfed.query_contract import QueryContract
 
@@ -86,5 +87,27 @@ def test_nonsense_is_refused(make) -> None:
 
 def test_a_count_that_hangs_on_rounding_is_for_no_budget_of_records() -> None:
     federation = LocalFederation([np.ones((2, 3))] * 3, budget=Budget(epsilon=1.0, delta=1e-5))
-    with pytest.raises(UsageError, match="does not bound how rounding"):
+    with pytest.raises(UsageError, match=r"does not bound how rounding.*unit=\"client\""):
         federation.release(AdaptiveSum(3, 1.0), share=0.5)
+
+
+def test_a_fraction_that_drowns_in_noise_is_pointed_out() -> None:
+    silos, budget = [np.ones((1, 3))] * 12, Budget(epsilon=8.0, delta=1e-6, unit="client")
+    loud, quiet = AdaptiveSum(3, 1.0, count_weight=0.1), AdaptiveSum(3, 1.0, count_weight=0.2)
+    with LocalFederation(silos, budget=budget, mode="trusted", max_records=1) as federation:
+        release = federation.release(loud, noise_multiplier=2.0)  # sigma 10 on a count of 12
+        with pytest.warns(
+            UserWarning, match="the fraction drowns in noise: standard deviation 10 on a count of 12"
+        ) as caught:
+            loud.following(release)
+        assert caught[0].filename == __file__
+        quiet.following(federation.release(quiet, noise_multiplier=2.0))  # 5 of 12
+
+
+def test_only_a_release_of_this_query_moves_the_norm() -> None:
+    federation, query = LocalFederation([np.ones((1, 3))] * 3), AdaptiveSum(3, 1.0)
+    for other in (VectorSum(3, 1.0), Count()):
+        with pytest.raises(UsageError, match="release is of query"):
+            query.following(federation.release(other))
+    with pytest.raises(UsageError, match="dimension 2"):
+        AdaptiveSum(2, 1.0).following(federation.release(query))
