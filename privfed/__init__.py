@@ -21,9 +21,19 @@ if TYPE_CHECKING:
     from privfed.statistics.histograms import Histogram, Magnitudes
     from privfed.statistics.moments import Count, Moments, VectorSum, moments_of
     from privfed.statistics.vectors import AdaptiveSum, WeightedSum
-    from privfed_accounting import Budget, BudgetExhausted, ClientGuard, GuardPolicy, Ledger, Sampling, View
+    from privfed_accounting import (
+        AccountingError,
+        Budget,
+        BudgetExhausted,
+        ClientGuard,
+        GuardPolicy,
+        Ledger,
+        Sampling,
+        View,
+    )
 
 _HOMES = {
+    "AccountingError": "privfed_accounting",
     "AdaptiveSum": "privfed.statistics.vectors",
     "Block": "privfed.query",
     "Budget": "privfed_accounting",
@@ -56,6 +66,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AccountingError",
     "AdaptiveSum",
     "Block",
     "Budget",

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from privfed.engines import LocalFederation, Loss
 from privfed.engines.keys import Security
 from privfed.engines.local import Mode
-from privfed.errors import DataError, UsageError
+from privfed.engines.sources import needs_detach
+from privfed.errors import DataError, UsageError, checked_integer
 from privfed.federation import Release
 from privfed.plan.terms import DropOuts, Noise
 from privfed.query import FloatArray
@@ -37,11 +38,13 @@ class SumOptions(TypedDict, total=False):
         drop_outs: "provision", or "exact" to carry the same noise whoever is lost.
         losses: clients to lose on purpose, for trials.
         mode: "secure"; "trusted", "local" or "central" for comparisons.
-        security: "semi-honest", "semi-malicious" or "malicious".
+        security: "semi-honest" or "malicious".
         bits: bits a coordinate on the wire, 8 to 64; None lets the plan choose.
         noise: "auto", "discrete_gaussian" or "skellam".
         accounting: of the budget, "gaussian" or "renyi"; by default what the bits need.
-        ledger: path of a ledger to which the release is charged, or None for one in memory.
+        ledger: path or URL of a ledger to which the release is charged, or None for one in memory.
+        share: part of the budget (epsilon, delta) that this call spends, in (0, 1]; all of it by default. Of calls on
+            one ledger the shares add up.
     """
 
     view: str
@@ -54,6 +57,7 @@ class SumOptions(TypedDict, total=False):
     noise: Noise
     accounting: Literal["gaussian", "renyi"]
     ledger: str | Path | None
+    share: float
 
 
 def release_sum(
@@ -86,10 +90,12 @@ def release_sum(
     budget = None
     if epsilon is not None and delta is not None:
         budget = _budget(epsilon, delta, options)
-    passed: dict[str, Any] = {name: value for name, value in options.items() if name not in ("view", "accounting")}
+    passed: dict[str, Any] = {
+        name: value for name, value in options.items() if name not in ("view", "accounting", "share")
+    }
     query_rows = rows if weights is None else _weighted(rows, weights)
     with LocalFederation(query_rows, budget=budget, max_records=1, **passed) as federation:
-        share = None if budget is None else 1.0
+        share = None if budget is None else options.get("share", 1.0)
         if weights is not None and largest_weight is not None:
             if clip is None:
                 raise UsageError("clip is missing: weighted vectors need a public bound on their norm")
@@ -191,6 +197,8 @@ def protected_mean(
 
 def _budget(epsilon: float, delta: float, options: SumOptions) -> Budget:
     bits, noise = options.get("bits"), options.get("noise", "auto")
+    if bits is not None:
+        bits = checked_integer("bits", bits, least=8, most=64)
     needed: Literal["gaussian", "renyi"] = "gaussian"
     if noise == "skellam" or (bits is not None and bits < FEW_BITS and noise == "auto"):
         needed = "renyi"
@@ -210,9 +218,11 @@ def _weighted(rows: Mapping[str, FloatArray], weights: npt.ArrayLike | Mapping[s
         if missing:
             raise UsageError(f"weights and vectors name different clients: {missing}")
         named = {str(name): weight for name, weight in weights.items()}
-        values = np.array([named[name] for name in rows], dtype=np.float64)
-    else:
+        weights = [named[name] for name in rows]
+    try:
         values = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError):  # the last of tensors
+        raise UsageError("weights are not numbers, expected one from 0 for each client (tensors: .detach())") from None
     if values.shape != (len(rows),) or not (values >= 0).all():
         raise UsageError(
             f"weights have shape {values.shape} or a negative, expected one from 0 for each of {len(rows)} clients"
@@ -268,9 +278,13 @@ def _as_rows(vectors: Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike]) -> 
     items = vectors.items() if isinstance(vectors, Mapping) else ((f"client-{i:02d}", v) for i, v in enumerate(vectors))
     rows: dict[str, FloatArray] = {}
     for name, vector in items:
+        if needs_detach(vector):
+            raise DataError(
+                f"client {name!r}: the vector is a tensor that requires grad: use .detach()", client=str(name)
+            )
         try:
             array = np.asarray(vector, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):  # the last of tensors
             raise DataError(f"client {name!r}: the vector is not an array of numbers", client=str(name)) from None
         if array.shape != _shape(vectors):
             raise DataError(f"client {name!r} has shape {array.shape}, expected {_shape(vectors)}", client=str(name))

@@ -60,6 +60,31 @@ def test_one_ledger_bounds_several_calls(tmp_path) -> None:
         privfed.protected_sum([[1.0]] * 3, **options)
 
 
+def test_calls_share_a_budget_by_their_shares(tmp_path) -> None:
+    options = {"clip": 1.0, "epsilon": 1.0, "delta": 1e-5, "ledger": f"sqlite:///{tmp_path}/b.db", "mode": "trusted"}
+    releases = [release_sum([[1.0]] * 3, share=share, **options) for share in (0.25, 0.75)]
+    assert releases[0].noise_std["sum"] == pytest.approx(3**0.5 * releases[1].noise_std["sum"], rel=1e-6)
+    assert 0.999 < releases[1].epsilon["server"] <= 1.0
+    with pytest.raises(BudgetExhausted):
+        privfed.protected_sum([[1.0]] * 3, share=0.25, **options)
+    assert issubclass(BudgetExhausted, privfed.AccountingError)
+
+
+def test_small_coordinates_beside_large_ones_are_rounded_away() -> None:
+    total = privfed.protected_sum([[1e6, 1e-9], [0.0, 1e-9]])
+    assert total[0] == pytest.approx(1e6, rel=1e-11)
+    assert abs(total[1] - 2e-9) > 1e-9
+
+
+def test_tensors_that_require_grad_are_refused_with_the_remedy() -> None:
+    torch = pytest.importorskip("torch")
+    tracked = torch.ones(2, requires_grad=True)
+    with pytest.raises(DataError, match=r"\.detach\(\)"):
+        privfed.protected_sum([tracked, tracked])
+    with pytest.raises(UsageError, match=r"\.detach\(\)"):
+        privfed.protected_mean([[1.0], [2.0]], clip=1.0, weights=tracked, largest_weight=2.0)
+
+
 @pytest.mark.parametrize(
     ("vectors", "options", "match"),
     [
@@ -74,6 +99,8 @@ def test_one_ledger_bounds_several_calls(tmp_path) -> None:
         ([[1.0], [2.0]], {"clip": 0.0}, "clip is 0"),
         ([[1.0], [2.0]], {"clip": np.nan}, "clip is nan"),
         ([[0.0], [1.0]], {"dropout": 2.0}, "dropout"),
+        ([[0.0], [1.0]], {"clip": 1.0, "epsilon": 1.0, "delta": 1e-5, "bits": "16"}, "bits"),
+        ([[0.0], [1.0]], {"clip": 1.0, "epsilon": 1.0, "delta": 1e-5, "share": 2.0}, "share"),
     ],
 )
 def test_bad_input_is_refused_with_the_remedy(vectors, options, match) -> None:
@@ -154,6 +181,8 @@ def test_weights_travel_inside_the_vector() -> None:
     [
         ({"weights": [1.0, 1.0]}, "largest_weight"),
         ({"weights": [1.0], "largest_weight": 2.0, "clip": 1.0}, "each of 2 clients"),
+        ({"weights": ["a"], "largest_weight": 2.0, "clip": 1.0}, "not numbers"),
+        ({"weights": [1.0, [2.0]], "largest_weight": 2.0, "clip": 1.0}, "not numbers"),
         ({"weights": [1.0, -1.0], "largest_weight": 2.0, "clip": 1.0}, "negative"),
         ({"weights": {"x": 1.0, "y": 2.0}, "largest_weight": 2.0, "clip": 1.0}, "different clients"),
         ({"weights": [1.0, 1.0], "largest_weight": 2.0}, "clip is missing"),
