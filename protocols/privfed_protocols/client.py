@@ -117,7 +117,8 @@ class Client(ClientCore):
         try:
             decoded, proof = self._decode(message)
         except PeerProtocolError:
-            self._refuse()
+            if not self._repeats(message):  # which may be longer than what is awaited now
+                self._refuse()
             raise
         if self._state not in SET_UP:
             self._refuse_stale(decoded)
@@ -125,9 +126,8 @@ class Client(ClientCore):
             self._check_signature(decoded, proof, credentials)
             event = self._handle(decoded, message, now)
         except PeerProtocolError:
-            if equal(hashlib.sha256(message).digest(), self._accepted):
-                raise  # a transport that delivers at least once says nothing new about the server
-            self._refuse(starting=decoded.round if isinstance(decoded, Start) else 0)
+            if not self._repeats(message):
+                self._refuse(starting=decoded.round if isinstance(decoded, Start) else 0)
             raise
         self._accepted = hashlib.sha256(message).digest()
         return event
@@ -187,6 +187,13 @@ class Client(ClientCore):
         vault.erase_own(through=current.number)
         self._state = following
         return message
+
+    def _repeats(self, message: bytes) -> bool:
+        """Whether this is the message accepted last; a transport that delivers it again says nothing about the server.
+
+        It is refused all the same: no state awaits what led to it.
+        """
+        return equal(hashlib.sha256(message).digest(), self._accepted)
 
     def _decode(self, message: bytes) -> tuple[FromServer, Proof | None]:
         offer = self._offer

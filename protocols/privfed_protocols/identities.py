@@ -23,6 +23,9 @@ from .uncopied import Uncopied
 from .wire import Digest, Identity, Signature, decode
 
 KEY_BYTES: Final = 32
+_PRIME: Final = 2**255 - 19
+_ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7  # y of two points, -y of two
+_LOW_ORDER: Final = frozenset({0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8})  # y of all eight points
 
 
 class Signer(Uncopied):
@@ -78,6 +81,11 @@ def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def _low_order(key: bytes) -> bool:
+    """Whether an Ed25519 public key is one of the eight points of low order, in any encoding."""
+    return (int.from_bytes(key, "little") & (2**255 - 1)) % _PRIME in _LOW_ORDER
 
 
 class Certificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -150,7 +158,7 @@ class Directory:
         authorities: public keys of those whose certificates are believed, for identities that are not pinned.
 
     Raises:
-        LocalProtocolError: a key of wrong length, or one key for two identities.
+        LocalProtocolError: a key of wrong length or low order, or one key for two identities.
     """
 
     pinned: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
@@ -160,6 +168,8 @@ class Directory:
         keys = [*self.pinned.values(), *self.authorities]
         if any(len(key) != KEY_BYTES for key in keys):
             raise LocalProtocolError(f"public keys have {KEY_BYTES} bytes each")
+        if any(_low_order(key) for key in keys):
+            raise LocalProtocolError("a public key is of low order: anybody can sign for it; pin the right one")
         if len(set(keys)) != len(keys):
             raise LocalProtocolError("two identities with one key; whoever holds it could be both")
 
@@ -188,6 +198,7 @@ class Directory:
         read = read_certificate(certificate)
         problems = {
             "is for another identity": read.identity != identity,
+            "is for a key of low order, for which anybody can sign": _low_order(read.key),
             "is by an authority that is not believed": read.authority not in self.authorities,
             f"expires at {read.expiry}, before the epoch at {until}": not 0 < until <= read.expiry,
             "is not signed by its authority": not verify(

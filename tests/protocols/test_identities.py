@@ -19,6 +19,7 @@ from privfed_protocols import (
     LocalProtocolError,
     Signer,
     UnknownFormat,
+    identities,
     issue_certificate,
     read_certificate,
 )
@@ -171,3 +172,38 @@ def test_arguments_out_of_range() -> None:
         Directory({b"ann": ANN.public_key, b"bob": ANN.public_key})
     with pytest.raises(LocalProtocolError, match="not the one pinned"):
         Client(b"ann", credentials=Credentials(STRANGER, PINNED, SERVER_KEY))
+
+
+def doubled(y: int) -> int | None:
+    """y of twice a point of edwards25519 (RFC 8032, section 5.1), in affine integers; None if no point has this y."""
+    p = 2**255 - 19
+    d = -121665 * pow(121666, -1, p) % p
+    square = (y * y - 1) * pow(d * y * y + 1, -1, p) % p  # x^2
+    if square and pow(square, (p - 1) // 2, p) != 1:
+        return None
+    return (y * y + square) * pow(1 - d * square * y * y, -1, p) % p
+
+
+def test_keys_of_low_order_are_refused_in_every_encoding() -> None:
+    """Whoever holds one can sign anything for it. Three doublings take each to the neutral element."""
+    p = 2**255 - 19
+    assert len(identities._LOW_ORDER) == 5
+    for y in identities._LOW_ORDER:
+        point: int | None = y
+        for _ in range(3):
+            assert point is not None
+            point = doubled(point)
+        assert point == 1
+        encodings = [value for value in (y, y + p) if value < 2**255]
+        for key in [(value | sign << 255).to_bytes(32, "little") for value in encodings for sign in (0, 1)]:
+            with pytest.raises(LocalProtocolError, match="low order"):
+                Directory({b"ann": key})
+            with pytest.raises(LocalProtocolError, match="low order"):
+                Directory(authorities=frozenset({key}))
+
+
+def test_a_certificate_for_a_key_of_low_order_is_refused() -> None:
+    authority = Signer.generate()
+    certificate = issue_certificate(authority, identity=b"ann", key=(1).to_bytes(32, "little"), expiry=10)
+    with pytest.raises(BadNeighbour, match="low order"):
+        Directory(authorities=frozenset({authority.public_key})).key_of(b"ann", certificate, until=5)
