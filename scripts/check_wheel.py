@@ -37,7 +37,7 @@ WHERE: Final = "import importlib\n" + "\n".join(
     f"print(importlib.import_module({package!r}).__path__[0])" for package in SOURCES
 )
 # Tests of the tree rather than of the packages stay at home.
-TESTS_OF_THE_TREE: Final = ("repository", "examples")
+TESTS_OF_THE_TREE: Final = ("repository", "examples", "test_mutation_refusals.py")
 
 
 def fail(text: str) -> NoReturn:
