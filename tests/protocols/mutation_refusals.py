@@ -40,9 +40,10 @@ PACKAGE = ROOT / "protocols" / "privfed_protocols"
 SECONDS = 900  # for one mutant; one that hangs shows nothing and counts as a survivor
 
 TESTS = (
-    "test_mutation_gaps.py", "test_identities.py", "test_primitives.py", "test_packing.py", "test_codec.py",
-    "test_secrets.py", "test_server.py", "test_refusals.py", "test_refusals_signed.py", "test_surplus.py",
-    "test_epochs.py", "test_fuzz_parsers.py", "test_parameters.py", "test_ring.py",
+    "test_mutation_gaps.py", "test_repeats.py", "test_policy.py", "test_identities.py", "test_primitives.py",
+    "test_packing.py", "test_codec.py", "test_secrets.py", "test_server.py", "test_refusals.py",
+    "test_refusals_signed.py", "test_surplus.py", "test_epochs.py", "test_fuzz_parsers.py", "test_parameters.py",
+    "test_ring.py",
 )  # fmt: skip
 
 # What cannot be missed by anybody, since something else refuses the same message by the same name.
