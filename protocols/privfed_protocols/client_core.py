@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import ClassVar, Self
 
 from .client_round import Round
-from .errors import LocalProtocolError, UnexpectedMessage
+from .errors import LocalProtocolError, UnexpectedMessage, UnknownFormat
 from .exclusive import Exclusive, exclusive
-from .identities import Credentials, Signer
+from .identities import Credentials, Signer, read_certificate
 from .labels import VERSION
 from .offer import Offer
 from .policy import ClientPolicy
@@ -166,6 +166,11 @@ class ClientCore(Exclusive):
         own, pinned = self._credentials.signer.public_key, self._credentials.directory.pinned.get(self._identity)
         if pinned is not None and pinned != own:
             raise LocalProtocolError(f"own key is not the one pinned for {self._identity.hex()}; load the right one")
+        if self._credentials.signer.certificate:
+            try:
+                read_certificate(self._credentials.signer.certificate)
+            except UnknownFormat as error:
+                raise LocalProtocolError(f"own certificate cannot be read: {error}; load the right one") from None
 
     def _refuse(self, *, starting: int = 0) -> None:
         """Fail closed: abort set-up, or burn the running round and the one that a refused M5 would have started."""

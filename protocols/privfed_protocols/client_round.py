@@ -21,6 +21,7 @@ from .shamir import SHARE_BYTES
 from .signed import is_signed, statement
 from .suites import suite
 from .surplus import lost_shares, opens_surplus, surplus_seed
+from .uncopied import Uncopied
 from .vault import Vault
 from .vectors import Array, VectorSpec, total_bytes
 from .workers import Workers
@@ -29,7 +30,7 @@ SIGNATURE_BYTES = 64
 
 
 @dataclass(frozen=True)
-class Round:
+class Round(Uncopied):
     """A round that a client agreed to take part in.
 
     Attributes:

@@ -207,3 +207,9 @@ def test_a_certificate_for_a_key_of_low_order_is_refused() -> None:
     certificate = issue_certificate(authority, identity=b"ann", key=(1).to_bytes(32, "little"), expiry=10)
     with pytest.raises(BadNeighbour, match="low order"):
         Directory(authorities=frozenset({authority.public_key})).key_of(b"ann", certificate, until=5)
+
+
+def test_an_own_certificate_that_cannot_be_read_is_the_callers_mistake() -> None:
+    signer = Signer.generate(certificate=b"garbage")
+    with pytest.raises(LocalProtocolError, match="own certificate cannot be read"):
+        Client(b"eve", credentials=Credentials(signer, PINNED, SERVER_KEY))

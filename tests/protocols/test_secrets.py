@@ -128,7 +128,7 @@ def test_nothing_that_must_exist_once_is_copied_or_pickled() -> None:
     for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="save"):
             attempt(client)
-        for held in (client._vault, net.server, net.server._round):
+        for held in (client._vault, client._round, net.server, net.server._round):
             with pytest.raises(TypeError, match="not copied or pickled"):
                 attempt(held)
 
