@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 
 import msgspec
-import numpy as np
 
 from privfed.errors import UsageError, checked_number
 from privfed.federation.client import Task
@@ -14,7 +13,6 @@ from privfed.plan import Plan, SamplingTerms, Terms, make_plan, tolerated_losses
 from privfed.plan.entry import Maker, affordable_noise, round_plan
 from privfed.query import Query, encode_query, query_digest
 from privfed_accounting import Budget, Ledger, RoundPlan, Sampling
-from privfed_accounting.budget import renyi_caps
 from privfed_accounting.round_plan import NoiseSource
 
 __all__ = ["Prepared", "Pricing"]
@@ -63,13 +61,7 @@ class Pricing:
         """Return the part of the budget that is not spent, as its filter counts."""
         if self.budget is None:
             return 1.0
-        if self.budget.accounting == "gaussian":
-            return max(0.0, self.ledger.remaining_mu2() / self.ledger.total_mu2())
-        slack = self.budget.allowance().epsilon_slack
-        limits = renyi_caps(self.budget.epsilon - slack, self.budget.delta * math.exp(-slack))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            used = np.where(limits > 0.0, self.ledger.spent().joint_rdp / limits, np.inf)
-        return max(0.0, 1.0 - float(used.min()))
+        return self.ledger.remaining_share()
 
     def terms_of(self, agreed: Terms, sampling: Sampling, clients: int, seed: bytes) -> Terms:
         """Return the terms of one release of `clients` out of all that were agreed on, noise left open."""
