@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "protocols" / "README.md"
@@ -66,7 +66,7 @@ def sizes() -> str:
     return "\n".join(rows)
 
 
-def measured(mode: str, n: int, **offered: object) -> dict[str, int]:
+def measured(mode: Literal["semi-honest", "malicious"], n: int, **offered: object) -> dict[str, int]:
     """Return the bytes of each message, by running an epoch of ten rounds up to the first answer."""
     from privfed_protocols import ClientPolicy, VectorSpec
     from tests.protocols.harness import MODEL, PLAN, Network, identities

@@ -200,10 +200,11 @@ def refusal_2(b: dict[str, Base]) -> Iterator[Case]:
     invalid = signed.wrap(0, signed.offer(n_min=6), b"")
     yield "signed offer: n_min over n_max", at(SIGNED, "nothing", invalid, "UnknownFormat")
     yield "a signature of 65 bytes", at(SIGNED, "nothing", w.message(11, body, b"", bytes(65)), "UnknownFormat")
-    for told, changes in {
+    certificates: dict[str, dict[str, Any]] = {
         "that never ends": {"expiry": 2**62 + 1}, "that has ended before it began": {"expiry": 0},
         "with a field more": {"surplus": [0]}, "of another version": {"version": "privfed-certificate-2"},
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for told, changes in certificates.items():
         certificate = signed.certificate(2, **changes)
         message = signed.wrap(1, signed.m1(2), signed.epoch, signed.seed(2), certificate=certificate)
         forged = signed.roster({2: message})
@@ -272,9 +273,10 @@ def refusal_3(b: dict[str, Base]) -> Iterator[Case]:
 def refusal_4(b: dict[str, Base]) -> Iterator[Case]:
     """Over a bound."""
     base, signed = b[PLAIN], b[SIGNED]
-    for policy in ({"max_rounds": 1}, {"max_vector_bytes": 17}, {"max_lifetime": 999}):
+    bounds: list[dict[str, Any]] = [{"max_rounds": 1}, {"max_vector_bytes": 17}, {"max_lifetime": 999}]
+    for policy in bounds:
         yield f"policy {policy}", at(PLAIN, "nothing", base.offer(), "OverBound", policy=policy)
-    for policy in ({"require_expiry": True}, {"max_lifetime": 999}):
+    for policy in ({"require_expiry": True}, bounds[-1]):
         yield f"policy {policy}, no expiry", at(PLAIN, "nothing", base.offer(expiry=0), "OverBound", policy=policy)
     steps = [("nothing", base.offer()), ("M0", base.roster({})), ("M2", base.delivery()), ("M4", base.start()),
              ("M6", base.survivors((0, 1, 2, 3, 4)))]  # fmt: skip

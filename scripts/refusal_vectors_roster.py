@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from refusal_messages import OTHER, Base, changed, un
 from refusal_vectors import IDS, PLAIN, SIGNED, Case, at, server
@@ -95,7 +95,7 @@ def refusal_9(b: dict[str, Base]) -> Iterator[Case]:
     for name in (IDS, SIGNED):
         base = b[name]
         body = base.m1(2)
-        forged = {
+        lies = {
             "keys put into a neighbour's mouth": base.wrap(
                 1, base.m1(2, channel=w.public_of(OTHER)), base.epoch, base.seed(2), signed=body
             ),
@@ -106,7 +106,7 @@ def refusal_9(b: dict[str, Base]) -> Iterator[Case]:
             "signed for another epoch": base.wrap(1, body, OTHER, base.seed(2)),
             "signed as a masked vector": base.wrap(6, body, base.epoch, base.seed(2)),
         }
-        for told, message in forged.items():
+        for told, message in lies.items():
             yield f"{base.mode}: {told}", at(name, "M0", base.roster({2: message}), "BadSignature")
         sybil = base.wrap(1, base.m1(4, identity=b"sybil"), base.epoch, OTHER)
         yield f"{base.mode}: an identity without a key", at(name, "M0", base.roster({4: sybil}), "BadNeighbour")
@@ -115,15 +115,17 @@ def refusal_9(b: dict[str, Base]) -> Iterator[Case]:
             at(name, "M0", base.roster({}), "BadNeighbour", unpinned=[base.names[2]]),
         )
         both = base.wrap(1, body, base.epoch, base.seed(2), certificate=base.certificate(2))
-        for told, more in (("", {}), (" of a believed authority", {"unpinned": []})):
+        beside: list[tuple[str, dict[str, Any]]] = [("", {}), (" of a believed authority", {"unpinned": []})]
+        for told, more in beside:
             yield (
                 f"{base.mode}: a certificate{told} beside a pinned key",
                 at(name, "M0", base.roster({2: both}), "BadNeighbour", **more),
             )
-    for told, changes in {
+    certificates: dict[str, dict[str, Any]] = {
         "for another identity": {"identity": b"x"}, "of another authority": {"authority": b"\x07" * 32},
         "that ends before the epoch": {"expiry": 999}, "that is not signed": {"spoiled": True},
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for told, changes in certificates.items():
         message = signed.wrap(
             1, signed.m1(2), signed.epoch, signed.seed(2), certificate=signed.certificate(2, **changes)
         )

@@ -79,7 +79,7 @@ def _long(messages: dict[str, str]) -> dict[str, str]:
 
 
 def _brief(outputs: dict[str, Any]) -> dict[str, Any]:
-    short = {}
+    short: dict[str, Any] = {}
     for key, value in outputs.items():
         if isinstance(value, dict) and value:
             short[key] = _digest(b"".join(bytes.fromhex(value[name]) for name in sorted(value)))

@@ -82,7 +82,8 @@ def stream(suite: int, key: bytes, size: int) -> bytes:
 
 
 def seal(suite: int, key: bytes, plaintext: bytes, associated: bytes) -> bytes:
-    return {1: AESGCM, 2: ChaCha20Poly1305}[suite](key).encrypt(bytes(12), plaintext, associated)
+    cipher = AESGCM(key) if suite == 1 else ChaCha20Poly1305(key)
+    return cipher.encrypt(bytes(12), plaintext, associated)
 
 
 def tree(leaves: Sequence[bytes]) -> bytes:
