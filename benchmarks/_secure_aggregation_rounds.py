@@ -118,7 +118,12 @@ class Epoch:
         self.shape = shape
         self.names = [b"%06d" % number for number in range(shape.clients)]
         self.offer = make_offer(shape)
-        policy = ClientPolicy(n_max=max(300, shape.clients), max_vector_bytes=1 << 32, min_sigma=shape.sigma)
+        policy = ClientPolicy(
+            n_max=max(300, shape.clients),
+            max_vector_bytes=1 << 32,
+            min_sigma=shape.sigma,
+            modes=frozenset({shape.mode}),
+        )
         if shape.mode == "semi-honest":
             self.server = Server(self.offer)
             self.parties = {name: Client(name, policy=policy) for name in self.names}

@@ -240,7 +240,7 @@ class Client(ClientCore):
     def _on_offer(self, offer: Offer, message: bytes, now: int) -> events.Advertise:
         offered = self._awaits(ClientTrigger.OFFER)
         self._check_mode(offer)
-        self._policy.check_offer(offer, now=now)
+        self._policy.check_offer(offer, now=now, identified=self._credentials is not None)
         epoch = epoch_id(message, suite=offer.suite)
         vault = Vault(offer.rounds, self._randomness)
         advertise = make_advertise(self._identity, offer=offer, epoch=epoch, vault=vault, credentials=self._credentials)

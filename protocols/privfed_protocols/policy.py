@@ -23,8 +23,10 @@ class ClientPolicy:
             threshold selected against it.
         max_dropout: largest tolerated drop-out that an offer may ask for; more tolerance means a lower threshold.
         min_sigma: least statistical security in bits.
-        modes: the modes to take part in. A client with credentials never takes part without identities, whatever
-            stands here; one without them cannot take part with them.
+        modes: the modes to take part in; None for the strongest that the client can: "malicious" if it has
+            credentials, so that a server cannot talk it out of the signatures on survivors, else "semi-honest". A
+            client with credentials never takes part without identities, whatever stands here; one without them cannot
+            take part with them.
         identities: the only identities allowed in a roster; None allows all. Without a list (and without signatures)
             a server that lies can fill the roster with clients of its own.
         noise_shares: the number of noise shares that this client's noise is sized for; None allows any. A server that
@@ -42,7 +44,7 @@ class ClientPolicy:
     min_colluders: int = 0
     max_dropout: float = 1.0
     min_sigma: int = 40
-    modes: frozenset[str] = frozenset(MODES)
+    modes: frozenset[str] | None = None
     identities: frozenset[bytes] | None = field(default=None, repr=False)
     noise_shares: int | None = None
     plan_digests: frozenset[bytes] | None = field(default=None, repr=False)
@@ -52,8 +54,13 @@ class ClientPolicy:
     require_expiry: bool = False
     max_lifetime: int | None = None
 
-    def check_offer(self, offer: Offer, *, now: int) -> None:
+    def check_offer(self, offer: Offer, *, now: int, identified: bool) -> None:
         """Refuse an offer that is weaker, larger or older than this policy allows.
+
+        Args:
+            offer: as the server made it.
+            now: Unix seconds.
+            identified: whether the client has credentials.
 
         Raises:
             WeakParameters: fewer clients, less corruption or more drop-out than agreed to, another mode or plan.
@@ -61,8 +68,9 @@ class ClientPolicy:
             OverBound: expired, or too many rounds or bytes.
             RosterSize: more clients than allowed.
         """
+        modes = (frozenset({"malicious"}) if identified else frozenset(MODES)) if self.modes is None else self.modes
         weak = {
-            f"mode {offer.mode}, policy allows {sorted(self.modes)}": offer.mode not in self.modes,
+            f"mode {offer.mode}, policy allows {sorted(modes)}": offer.mode not in modes,
             f"n_min={offer.n_min}, policy asks for at least {self.n_min}": offer.n_min < self.n_min,
             f"corrupt={offer.corrupt}, policy asks for at least {self.min_corrupt}": offer.corrupt < self.min_corrupt,
             f"dropout={offer.dropout}, policy allows at most {self.max_dropout}": offer.dropout > self.max_dropout,

@@ -145,6 +145,7 @@ class Network:
             **offered,  # type: ignore[arg-type]
         )
         known = credentials_of(identities(n)) if offer.rules.identities else {}
+        policy = ClientPolicy(modes=frozenset({mode})) if policy is None else policy
         clients = {
             name: Client(name, policy=policy, credentials=known.get(name), randomness=seeded((seed, name)))
             for name in identities(n)

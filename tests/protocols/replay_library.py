@@ -33,6 +33,7 @@ from privfed_protocols.graph import CompleteGraph, HararyGraph
 from privfed_protocols.identities import verify
 from privfed_protocols.masks import Mask
 from privfed_protocols.messages import Advertise, Masked, Survivors
+from privfed_protocols.modes import MODES
 from privfed_protocols.signed import fingerprint_of, statement, wrap
 from privfed_protocols.suites import suite
 
@@ -215,7 +216,7 @@ class LibraryEpoch:
         name = un(one["identity"])
         return Client(
             name,
-            policy=policy or ClientPolicy(n_max=400),
+            policy=policy or ClientPolicy(n_max=400, modes=frozenset(MODES)),
             credentials=self.credentials(name) if credentials else None,
             randomness=lambda size: un(next(drawn)),
         )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from privfed_protocols import Client, ClientPolicy, Credentials, Directory, ProtocolError, Signer
+from privfed_protocols.modes import MODES
 from tests.protocols.replay_library import LibraryEpoch
 from tests.protocols.vector_files import load, scenarios
 
@@ -64,6 +65,8 @@ def policy_of(case: Json) -> ClientPolicy:
             told[key] = frozenset(un(one) for one in told[key])
     if "modes" in told:
         told["modes"] = frozenset(told["modes"])
+    else:
+        told["modes"] = frozenset(MODES)
     return ClientPolicy(**told)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -126,7 +127,7 @@ def at_server(name: str, server: Server, message: bytes) -> Stage:
 def duplicate(server: Server) -> Server:
     """A copy in spite of the refusal, so that each mutation meets the same server."""
     with mock.patch.object(Uncopied, "__reduce_ex__", object.__reduce_ex__):
-        return copy.deepcopy(server)
+        return copy.deepcopy(server, {id(server._lock): threading.Lock()})  # locks are not copied
 
 
 def stages() -> list[Stage]:

@@ -12,7 +12,7 @@ from tests.protocols.harness import PLAN, SMALL, Network, seeded
 
 def rostered(mode: str, *, corrupt: float, colluders: int) -> list[Client]:
     """Clients of an epoch of ten after their rosters arrived, or WeakParameters."""
-    policy = ClientPolicy(n_min=8, n_max=10, min_colluders=colluders, max_dropout=0.2)
+    policy = ClientPolicy(n_min=8, n_max=10, min_colluders=colluders, max_dropout=0.2, modes=frozenset({mode}))
     net = Network.make(10, mode=mode, corrupt=corrupt, dropout=0.2, n_min=8, rounds=1, policy=policy)  # type: ignore[arg-type]
     for identity, roster in net.advertise().items():
         net.tell(identity, roster)

@@ -125,7 +125,16 @@ class TestServerSignature:
         return Network.make(4, mode=request.param).server.offer
 
     def fresh(self) -> Client:
-        return Client(A, credentials=credentials_of(identities(4))[A], randomness=seeded(A))
+        policy = ClientPolicy(modes=frozenset({"semi-malicious", "malicious"}))
+        return Client(A, policy=policy, credentials=credentials_of(identities(4))[A], randomness=seeded(A))
+
+    def test_by_default_no_weaker_mode_than_it_can(self, request: pytest.FixtureRequest, offer: bytes) -> None:
+        """Signatures on survivors are what a server that cheats would talk a client out of first."""
+        client = Client(A, credentials=credentials_of(identities(4))[A], randomness=seeded(A))
+        if "semi" not in request.node.name:
+            assert client.receive(offer, now=0).reply
+        else:
+            assert refused(client, offer, WeakParameters).refusal == 3
 
     def test_the_real_one_is_accepted(self, offer: bytes) -> None:
         assert self.fresh().receive(offer, now=0).reply

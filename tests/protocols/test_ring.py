@@ -47,7 +47,7 @@ def ring(*, n: int = N, mode: str = "semi-honest", n_min: int = 290, **offered: 
         n,
         n_min=n_min,
         mode=mode,
-        policy=ClientPolicy(n_max=n),
+        policy=ClientPolicy(n_max=n, modes=frozenset({mode})),
         **(arguments | offered),  # type: ignore[arg-type]
     )
 
