@@ -40,6 +40,11 @@ sys.exit(main())
 """
 
 
+def obedient() -> None:
+    """Let a process obey an interrupt even where the tests run in the background, which makes shells ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(*arguments: str, code: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     start = ["-c", code] if code is not None else ["-m", "privfed.cli"]
     return subprocess.run(
@@ -50,6 +55,7 @@ def run(*arguments: str, code: str | None = None, cwd: Path | None = None) -> su
         text=True,
         check=False,
         timeout=120,
+        preexec_fn=obedient,
     )
 
 
@@ -189,6 +195,7 @@ def test_the_real_demo_can_be_interrupted_and_its_ledger_verifies(tmp_path: Path
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=obedient,
     )
     assert process.stderr is not None
     first = process.stderr.readline()  # the demo introduces itself, then rounds begin
