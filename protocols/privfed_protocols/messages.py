@@ -20,7 +20,6 @@ from .wire import (
     Count,
     Digest,
     Identity,
-    Keys,
     Message,
     Round,
     Signature,
@@ -75,8 +74,8 @@ class Advertise(Message, frozen=True, tag=1):
     epoch: Digest
     identity: Identity
     channel_key: Digest
-    round_keys: Keys
-    commitments: Keys
+    round_keys: bytes
+    commitments: bytes
 
 
 class Neighbour(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -16,7 +16,6 @@ Round = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Time = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)]  # not a number is neither, and refused
 Bitmap = Annotated[bytes, msgspec.Meta(min_length=1, max_length=2**18)]
-Keys = Annotated[bytes, msgspec.Meta(min_length=32)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 Decoded = TypeVar("Decoded")
 
