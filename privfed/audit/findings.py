@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Finding", "Outcome", "Status", "judge"]
+__all__ = ["Audited", "Finding", "Outcome", "Status", "judge"]
 
 Status = Literal["passed", "failed", "not examined", "error"]
 
@@ -60,6 +60,29 @@ class Finding:
             "p_value": self.p_value,
             "tests": self.tests,
         }
+
+
+class Audited:
+    """What an audit came to; the base of all their reports, which hold `findings`."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return all(finding.ok for finding in self.findings)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the checks that failed or broke down."""
+        return tuple(finding.check for finding in self.findings if not finding.ok)
+
+    def __getitem__(self, check: str) -> Finding:
+        """Return the finding of a check by name."""
+        for finding in self.findings:
+            if finding.check == check:
+                return finding
+        raise KeyError(f"no check {check!r}, there are {[finding.check for finding in self.findings]}")
 
 
 def judge(outcomes: Mapping[str, Outcome | Finding], *, false_alarm: float) -> tuple[Finding, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,13 +25,14 @@ def hostile_rows(seed: int, n: int, d: int) -> np.ndarray:
     return rows
 
 
-class QueryContract:
+class QueryContract(ABC):
     """Bounds hold for any row; sums do not depend on how rows are grouped; a query travels as data."""
 
     width = 3
 
+    @abstractmethod
     def make(self) -> Query:
-        raise NotImplementedError
+        """Return the query that is held to the contract."""
 
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     @given(seed=st.integers(0, 2**32))

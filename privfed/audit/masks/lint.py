@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from privfed.audit.findings import Finding, Outcome, judge
+from privfed.audit.findings import Audited, Finding, Outcome, judge
 from privfed.audit.masks.adapter import Adapter, NotExposed, Refused
 from privfed.audit.masks.probe import Probe, Unusable
 from privfed.audit.masks.secret_checks import (
@@ -59,7 +59,7 @@ CHECKS: Final[Mapping[str, Callable[[Probe], Outcome]]] = {
 
 
 @dataclass(frozen=True)
-class MaskReport:
+class MaskReport(Audited):
     """What the lint found in one implementation.
 
     Attributes:
@@ -73,26 +73,9 @@ class MaskReport:
     false_alarm: float
 
     @property
-    def ok(self) -> bool:
-        """Whether nothing was found; `not_examined` says what was not looked at."""
-        return all(finding.ok for finding in self.findings)
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """Names of the checks that failed or broke down."""
-        return tuple(finding.check for finding in self.findings if not finding.ok)
-
-    @property
     def not_examined(self) -> tuple[str, ...]:
         """Names of the checks that the adapter gave no access for."""
         return tuple(finding.check for finding in self.findings if finding.status == "not examined")
-
-    def __getitem__(self, check: str) -> Finding:
-        """Return the finding of a check by name."""
-        for finding in self.findings:
-            if finding.check == check:
-                return finding
-        raise KeyError(f"no check {check!r}, there are {[finding.check for finding in self.findings]}")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON types."""

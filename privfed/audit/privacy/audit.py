@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from scipy.special import ndtr
 
-from privfed.audit.findings import Finding, Outcome, judge
+from privfed.audit.findings import Audited, Finding, Outcome, judge
 from privfed.audit.privacy.cosine import CanaryClients, canary_clients, unit_vectors
 from privfed.audit.privacy.known_answer import clipped_sum, freshness_p_value, noise_p_values
 from privfed.audit.privacy.one_run import Guesses, guess, one_run_epsilon, one_run_p_value
@@ -45,7 +45,7 @@ FederationFactory = Callable[..., FederationBase]
 
 
 @dataclass(frozen=True)
-class PrivacyAudit:
+class PrivacyAudit(Audited):
     """What canaries showed about a claim of (epsilon, delta)-DP.
 
     Attributes:
@@ -73,23 +73,6 @@ class PrivacyAudit:
     false_alarm: float
     protection: str
     noise_source: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was found."""
-        return all(finding.ok for finding in self.findings)
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """Names of the checks that failed."""
-        return tuple(finding.check for finding in self.findings if not finding.ok)
-
-    def __getitem__(self, check: str) -> Finding:
-        """Return the finding of a check by name."""
-        for finding in self.findings:
-            if finding.check == check:
-                return finding
-        raise KeyError(f"no check {check!r}, there are {[finding.check for finding in self.findings]}")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the audit as JSON types; a report shows it in its slot `empirical`, next to the claim."""

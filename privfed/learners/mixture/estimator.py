@@ -182,15 +182,12 @@ class GaussianMixture(FittedMixture):
         start = self._checked_start(rows.shape[1])
         warm = self._warm_model(rows.shape[1])
         random = check_random_state(self.random_state)
-        best: EMResult | None = None
+        results: list[EMResult] = []
         for init in range(1 if warm is not None else self.n_init):
             self._print(1, f"Initialization {init}")
             model = warm if warm is not None else self._start_from_rows(rows, start, random)
-            result = self._run(model, rows, -math.inf if warm is None else self.lower_bound_)
-            if best is None or (result.lower_bounds and result.lower_bounds[-1] > best.lower_bounds[-1]):
-                best = result
-        if best is None:  # pragma: no cover  # n_init >= 1 was checked
-            raise UsageError("n_init must be at least 1")
+            results.append(self._run(model, rows, -math.inf if warm is None else self.lower_bound_))
+        best = max(results, key=lambda result: result.lower_bounds[-1] if result.lower_bounds else -math.inf)
         if not best.converged and self.max_iter > 0:
             warnings.warn(
                 "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
