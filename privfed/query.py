@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +26,7 @@ __all__ = [
     "LARGEST_VALUE",
     "RELATION",
     "Block",
+    "ClientQuery",
     "FloatArray",
     "Layout",
     "Query",
@@ -152,6 +153,7 @@ class Query(ABC):
     """
 
     kind: ClassVar[str]
+    per_client: ClassVar[bool] = False  # see `ClientQuery`
     _registry: ClassVar[dict[str, type[Query]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -199,8 +201,12 @@ class Query(ABC):
         """
         return Sensitivity(l2=1.0 if unit == "record" else float(records_per_client), unit=unit)
 
-    def admit(self, data: FloatArray) -> None:
+    def admit(self, data: FloatArray, *, scanned: bool = False) -> None:
         """Refuse rows that no query could use, or that have other columns than this one needs.
+
+        Args:
+            data: the rows.
+            scanned: whether the values were found in order before and cannot have changed.
 
         Raises:
             DataError: not two axes, the wrong number of features, NaN, infinity, or values beyond 1e100.
@@ -209,21 +215,69 @@ class Query(ABC):
             raise DataError(f"the data have {data.ndim} dimensions, expected 2: rows and features")
         if self.n_features is not None and data.shape[1] != self.n_features:
             raise DataError(f"the data have {data.shape[1]} features, query {self.kind!r} expects {self.n_features}")
-        if not np.abs(data).max(initial=0.0) <= LARGEST_VALUE:
+        if not scanned and not np.abs(data).max(initial=0.0) <= LARGEST_VALUE:
             raise DataError(
                 "the data hold NaN, infinity or values beyond 1e100: impute, drop or rescale those rows first"
             )
 
-    def checked_contribution(self, data: FloatArray) -> FloatArray:
+    def checked_contribution(
+        self, data: FloatArray, memory: MutableMapping[str, npt.NDArray[Any]] | None = None
+    ) -> FloatArray:
         """Return the scaled contribution of admitted rows.
+
+        Args:
+            data: admitted rows.
+            memory: what the client keeps at home, for queries that are `per_client`.
 
         Raises:
             UsageError: the query broke its own declared layout, or computed something that is not finite.
         """
-        vector = self.layout.flatten(self.contribution(data))
+        if memory is not None and isinstance(self, ClientQuery):
+            values = self.client_contribution(data, memory)
+        else:
+            values = self.contribution(data)
+        vector = self.layout.flatten(values)
         if not np.isfinite(vector).all():
             raise UsageError(f"the query {self.kind!r} computed NaN or infinity from admitted rows")
         return vector
+
+
+class ClientQuery(Query):
+    """A query to which every client adds ONE vector, made of all its rows by any computation, such as a model's update.
+
+    Its sum is one over clients, not over records, and the sensitivities are those of whole vectors: 1 for unit
+    "client", and 2 for unit "record", since one record can turn a vector of norm 1 into any other. How many rows a
+    client holds makes no difference; `records_per_client` has no effect.
+
+    Subclasses compute in `client_contribution`, which may keep arrays at home from one release to the next.
+
+    Guarantees that every subclass owes:
+        A contribution to a block does not exceed the block's bound. The client's side clips the whole vector again, so
+        that a subclass that breaks this loses accuracy, not privacy.
+        `client_contribution` is total, for no rows as well: it raises for no rows that `admit` lets pass.
+    """
+
+    per_client: ClassVar[bool] = True
+
+    @abstractmethod
+    def client_contribution(
+        self, data: FloatArray, memory: MutableMapping[str, npt.NDArray[Any]]
+    ) -> Mapping[str, npt.ArrayLike]:
+        """Return the client's vector, block by block, in natural units.
+
+        Args:
+            data: the client's rows, float64 of shape `(rows, features)`; there may be none.
+            memory: arrays that this client keeps under names of its own and shows nobody. What is put there stays if
+                the release completes with this client in the sum. Put new arrays; those that are there do not change.
+        """
+
+    def contribution(self, data: FloatArray) -> Mapping[str, npt.ArrayLike]:
+        """Return the vector of a client that remembers nothing."""
+        return self.client_contribution(data, {})
+
+    def sensitivity(self, unit: Unit, *, records_per_client: float = 1.0) -> Sensitivity:
+        """Return 1 for unit "client"; 2, the diameter of the unit ball, for unit "record"."""
+        return Sensitivity(l2=1.0 if unit == "client" else 2.0, unit=unit)
 
 
 def frozen_array(values: npt.ArrayLike) -> FloatArray:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
+
+import numpy.typing as npt
 
 from privfed.engines.clear import run_in_clear
 from privfed.engines.faults import Loss, Lost, Step, check_losses
 from privfed.engines.keys import Keys, Security
 from privfed.engines.options import check_guards, check_security, ledger_location
 from privfed.engines.secure import SecureEpoch
-from privfed.engines.sources import named_sources
-from privfed.errors import DataError, checked_integer
+from privfed.engines.sources import Source, named_sources
+from privfed.errors import DataError, UsageError, checked_integer
 from privfed.federation import FederationBase
 from privfed.federation.agreement import Agreement
 from privfed.federation.client import ClientSide, Guard
@@ -41,8 +43,8 @@ class LocalFederation(FederationBase):
     """A federation whose clients all live in this process, each behind the protocol's bytes.
 
     Args:
-        clients: one entry per client: array `(rows, features)`, data frame, or a callable that loads either, called
-            once or twice per release; a dict gives the clients their names.
+        clients: one entry per client: array `(rows, features)`, data frame, pair `(X, y)` of features and targets, or a
+            callable that loads any of these, called once or twice per release; a dict gives the clients their names.
         budget: `Budget(epsilon, delta, unit, view)`; None releases sums without noise.
         ledger: path of the SQLite ledger, URL of a database (`sqlite:///path`, `postgresql+psycopg://user@host/name`),
             an open `Ledger`, or None for one in memory. An existing ledger of the same budget goes on from what it has
@@ -62,6 +64,8 @@ class LocalFederation(FederationBase):
         records_per_client: unit "client": the weight, in records, that one client may carry at most.
         losses: clients to lose on purpose, see `Loss`.
         guards: name -> the `ClientGuard` of that client: its own policy and ledger.
+        memories: name -> mapping in which that client keeps arrays at home (control variates, personal layers); those
+            who have none keep them in this process.
         noise_seed: for tests only: noise from a seed instead of the operating system; the ledger records it.
 
     Guarantees:
@@ -102,6 +106,7 @@ class LocalFederation(FederationBase):
         records_per_client: float = 1.0,
         losses: Iterable[Loss] = (),
         guards: Mapping[str, Guard] | None = None,
+        memories: Mapping[str, MutableMapping[str, npt.NDArray[Any]]] | None = None,
         noise_seed: int | None = None,
     ) -> None:
         require_choice("mode", mode, Mode)
@@ -110,7 +115,7 @@ class LocalFederation(FederationBase):
         self._keys = Keys.generate(security, [name.encode() for name in self._sources])
         check_budget(budget)
         max_records = checked_integer("max_records", max_records, least=1)
-        self._check_rows(max_records, None if budget is None else budget.unit)
+        self._check_rows(self._sources.values(), max_records, None if budget is None else budget.unit)
         self._losses = check_losses(losses, self._sources)
         guarded = check_guards(guards, self._sources)
         opened = ledger if isinstance(ledger, Ledger) else Ledger.open(ledger_location(ledger), budget=budget)
@@ -133,20 +138,30 @@ class LocalFederation(FederationBase):
         if mode == "secure":
             check_colluders(View.parse(self._terms.view), self.guaranteed_survivors)
         self._epoch: SecureEpoch | None = None
-        agreement = Agreement(self._terms, budget, self.run, self._noise_source, clients=tuple(self._sources))
-        self._sides = {
-            name: ClientSide(
-                name,
-                source.load,
-                agreement=agreement,
-                guard=guarded.get(name),
-                keystream=functools.partial(self._keystream, name),
-            )
-            for name, source in self._sources.items()
-        }
+        self._memories = dict(memories or {})
+        self._sides: dict[str, ClientSide] = {}
+        self._seat(guarded)
 
-    def _check_rows(self, max_records: int, unit: str | None) -> None:
-        for source in self._sources.values():
+    def _seat(self, guards: Mapping[str, Guard]) -> None:
+        """Give every client its side of the door, under the agreement on all who are here now."""
+        agreement = Agreement(self._terms, self.budget, self.run, self._noise_source, clients=tuple(self._sources))
+        seated, self._sides = self._sides, {}
+        for name, source in self._sources.items():
+            side = seated.get(name)
+            if side is None:
+                side = ClientSide(
+                    name,
+                    source.load,
+                    agreement=agreement,
+                    guard=guards.get(name),
+                    memory=self._memories.get(name),
+                    keystream=functools.partial(self._keystream, name),
+                )
+            side.renew(agreement)
+            self._sides[name] = side
+
+    def _check_rows(self, sources: Iterable[Source], max_records: int, unit: str | None) -> None:
+        for source in sources:
             if source.in_memory and len(source.load()) > max_records:
                 also = "; records_per_client says how much one client may weigh" if unit == "client" else ""
                 raise DataError(
@@ -170,6 +185,71 @@ class LocalFederation(FederationBase):
     def feature_names(self) -> tuple[str, ...] | None:
         """Column names, where a client brought a frame; callables tell theirs when they are first loaded."""
         return self._columns.names
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of one row's features: `(n_features,)`, or what `X` of pairs `(X, y)` has."""
+        width = self.n_features  # loads one client if all are callables
+        return self._columns.shape or (width,)
+
+    @property
+    def n_targets(self) -> int:
+        """Last columns of the rows that hold targets: those of `y` where clients brought `(X, y)`, else 0."""
+        return self._columns.n_targets if self.n_features else 0
+
+    def join(
+        self,
+        clients: Mapping[str, Any],
+        *,
+        guards: Mapping[str, Guard] | None = None,
+        memories: Mapping[str, MutableMapping[str, npt.NDArray[Any]]] | None = None,
+    ) -> None:
+        """Let more clients in, from the next release on. Who is in a federation is public.
+
+        Args:
+            clients: name -> data, as for the constructor.
+            guards, memories: of those who join, by name.
+
+        Raises:
+            UsageError: a name is taken; nothing has changed.
+            DataError: data that cannot be used, or other features than the others have; nothing has changed.
+        """
+        if not isinstance(clients, Mapping):
+            raise UsageError(f"clients is a {type(clients).__name__}, expected a dict of name to data")
+        taken = sorted(set(map(str, clients)) & set(self._sources))
+        if taken:
+            raise UsageError(f"the federation has {', '.join(map(repr, taken))} already: choose other names")
+        sources, _ = named_sources(clients, self._columns)
+        self._check_rows(sources.values(), self._terms.max_records, self.unit)
+        guarded = check_guards(guards, sources)
+        self._change_clients({**self._sources, **sources}, guarded, memories or {})
+
+    def leave(self, names: Iterable[str]) -> None:
+        """Let clients go, from the next release on. What they spent stays in the ledger.
+
+        Raises:
+            UsageError: nobody of that name, or too few clients would be left; nothing has changed.
+        """
+        going = {names} if isinstance(names, str) else set(names)
+        unknown = sorted(going - set(self._sources))
+        if unknown:
+            raise UsageError(f"there is no client {', '.join(map(repr, unknown))} to leave")
+        self._change_clients({name: self._sources[name] for name in self._sources if name not in going}, {}, {})
+
+    def _change_clients(
+        self,
+        sources: dict[str, Source],
+        guards: Mapping[str, Guard],
+        memories: Mapping[str, MutableMapping[str, npt.NDArray[Any]]],
+    ) -> None:
+        terms = self._terms_of(tuple(sources))
+        if self.protection == "secure_aggregation":
+            check_colluders(View.parse(terms.view), terms.guaranteed)
+        self._keys = Keys.generate(self._keys.mode, [name.encode() for name in sources])
+        self._memories = {**self._memories, **memories}
+        self._sources, self._epoch = sources, None
+        self._take_clients(tuple(sources), terms)
+        self._seat(guards)
 
     def close(self) -> None:
         """Close the ledger; also done at the end of a `with` block."""
@@ -206,8 +286,10 @@ class LocalFederation(FederationBase):
             for side in sides:
                 side.close()
             raise
+        lost = set(outcome.lost)
         for side in sides:
-            side.close(participants=outcome.participants, survivors=outcome.survivors)
+            summed = side.name not in lost
+            side.close(participants=outcome.participants, survivors=outcome.survivors, summed=summed)
         return outcome
 
     def _run_round(self, task: RoundTask) -> RoundOutcome:

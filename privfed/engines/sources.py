@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,24 +15,36 @@ __all__ = ["Columns", "Source", "named_sources", "needs_detach"]
 
 
 class Columns:
-    """The features that all clients share: how many, and their names where frames brought them."""
+    """The features that all clients share: how many, of which shape, and their names where frames brought them.
+
+    Attributes:
+        width: columns of the rows, targets included; None before the first client is read.
+        shape: shape of one row's features; `(width,)` where clients brought plain rows.
+        n_targets: columns behind the features that hold targets; 0 where clients brought none.
+        names: column names, or None.
+    """
 
     def __init__(self) -> None:
         self.width: int | None = None
+        self.shape: tuple[int, ...] = ()
+        self.n_targets = 0
         self.names: tuple[str, ...] | None = None
         self._first = {"width": "", "names": ""}
 
-    def agree(self, client: str, width: int, names: tuple[str, ...] | None) -> None:
+    def agree(
+        self, client: str, shape: tuple[int, ...], names: tuple[str, ...] | None = None, *, n_targets: int = 0
+    ) -> None:
         """Take the first client's features as everybody's, and refuse others.
 
         Raises:
-            DataError: another number of columns, or other names or another order; names the client.
+            DataError: another shape, other targets, or other names or another order; names the client.
         """
         if self.width is None:
-            self.width, self._first["width"] = width, client
-        if width != self.width:
-            found = f"client {client!r} has {width} features, {self._first['width']!r} has {self.width}"
-            raise DataError(found, client=client)
+            self.width, self._first["width"] = math.prod(shape) + n_targets, client
+            self.shape, self.n_targets = shape, n_targets
+        if (shape, n_targets) != (self.shape, self.n_targets):
+            found = f"client {client!r} has {_described(shape, n_targets)}, {self._first['width']!r} has"
+            raise DataError(f"{found} {_described(self.shape, self.n_targets)}", client=client)
         if names is None:
             return
         if self.names is None:
@@ -44,6 +57,11 @@ class Columns:
             )
 
 
+def _described(shape: tuple[int, ...], n_targets: int) -> str:
+    features = f"{shape[0]} features" if len(shape) == 1 else f"features of shape {shape}"
+    return features + (f" and {n_targets} target column(s)" if n_targets else "")
+
+
 class Source:
     """One client's rows.
 
@@ -53,8 +71,9 @@ class Source:
 
     Args:
         name: the client's name, for errors.
-        data: array-like of shape `(rows, features)`, a frame with `columns` and `to_numpy`, or a callable of no
-            arguments that returns either.
+        data: array-like of shape `(rows, features)`; a frame with `columns` and `to_numpy`; a pair `(X, y)` of features
+            of any shape `(rows, ...)` and targets of shape `(rows,)` or `(rows, targets)`, which become the last
+            columns of flat rows; or a callable of no arguments that returns any of these.
         columns: the features that all clients share.
     """
 
@@ -88,6 +107,8 @@ class Source:
         return self._checked(data)
 
     def _checked(self, data: Any) -> FloatArray:
+        if isinstance(data, tuple) and len(data) == 2 and np.ndim(data[0]) >= 2:
+            return self._labelled(*data)
         array = self._as_array(data)
         if array.ndim != 2:
             raise self._error(
@@ -95,16 +116,34 @@ class Source:
             )
         if array.shape[1] < 1 or (array.shape[0] < 1 and self._loader is None):
             raise self._error(f"the data have shape {array.shape}: leave an empty client out of the federation")
+        self._check_values(array)
+        names = tuple(data.columns) if hasattr(data, "columns") else None
+        named = names is not None and all(isinstance(column, str) for column in names)
+        self._columns.agree(self.name, array.shape[1:], names if named else None)
+        array.setflags(write=False)
+        return array
+
+    def _labelled(self, features: Any, targets: Any) -> FloatArray:
+        """Return flat rows with the targets as their last columns."""
+        X, y = self._as_array(features), self._as_array(targets)
+        y = y[:, None] if y.ndim == 1 else y
+        empty = len(X) < 1 and self._loader is None
+        if y.ndim != 2 or len(X) != len(y) or math.prod(X.shape[1:]) < 1 or y.shape[1] < 1 or empty:
+            raise self._error(
+                f"the pair (X, y) has shapes {X.shape} and {y.shape}, expected (rows, ...) and (rows,), no fewer than one"
+            )
+        rows = np.concatenate([X.reshape(len(X), math.prod(X.shape[1:])), y], axis=1)
+        self._check_values(rows)
+        self._columns.agree(self.name, X.shape[1:], n_targets=y.shape[1])
+        rows.setflags(write=False)
+        return rows
+
+    def _check_values(self, array: FloatArray) -> None:
         if not np.abs(array).max(initial=0.0) <= LARGEST_VALUE:
             bad = int((~(np.abs(array) <= LARGEST_VALUE)).any(axis=1).sum())
             raise self._error(
                 f"{bad} row(s) hold NaN, infinity or values beyond 1e100: impute, drop or rescale them first"
             )
-        names = tuple(data.columns) if hasattr(data, "columns") else None
-        named = names is not None and all(isinstance(column, str) for column in names)
-        self._columns.agree(self.name, array.shape[1], names if named else None)
-        array.setflags(write=False)
-        return array
 
     def _as_array(self, data: Any) -> FloatArray:
         """Convert without quoting a value: a row must not reach a log through an error."""
@@ -140,8 +179,14 @@ def needs_detach(data: object) -> bool:
     return any(getattr(row, "requires_grad", False) is True for row in rows)
 
 
-def named_sources(clients: Mapping[str, Any] | Sequence[Any]) -> tuple[dict[str, Source], Columns]:
+def named_sources(
+    clients: Mapping[str, Any] | Sequence[Any], columns: Columns | None = None
+) -> tuple[dict[str, Source], Columns]:
     """Return a source per client, named as in the mapping or `client-00`, `client-01`, ..., and the shared features.
+
+    Args:
+        clients: the clients' data.
+        columns: features that clients share already, if others are there.
 
     Raises:
         UsageError: not a mapping or sequence, or names that cannot be used.
@@ -159,5 +204,5 @@ def named_sources(clients: Mapping[str, Any] | Sequence[Any]) -> tuple[dict[str,
         raise UsageError("two clients have the same name")
     if any(not 1 <= len(name.encode()) <= 128 for name in names):
         raise UsageError("a client's name is empty or longer than 128 bytes: choose another")
-    columns = Columns()
+    columns = Columns() if columns is None else columns
     return {name: Source(name, data, columns) for name, data in items}, columns

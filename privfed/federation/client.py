@@ -6,13 +6,16 @@ wrong with its rows, and an engine that spans machines must not send their text 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy.typing as npt
 
 from privfed.errors import DataError, FederationError, PrivfedError
 from privfed.federation.agreement import Agreement
+from privfed.federation.memory import StagedMemory
 from privfed.federation.sampling import poisson
 from privfed.federation.vector import Contribution, noised_vector
 from privfed.mechanism.clip import clip_l2
@@ -64,6 +67,7 @@ class ClientSide:
         load: returns the client's rows, float64 of shape `(rows, features)`; called at least once per release.
         agreement: what this client has agreed to; a task beyond it is refused.
         guard: this client's own policy and ledger, or None.
+        memory: where this client keeps arrays from one release to the next, see `ClientQuery`; None for this process.
         keystream: makes a fresh source of noise for a release; the operating system's by default.
 
     Guarantees:
@@ -79,12 +83,15 @@ class ClientSide:
         *,
         agreement: Agreement,
         guard: Guard | None = None,
+        memory: MutableMapping[str, npt.NDArray[Any]] | None = None,
         keystream: Callable[[], Keystream] = Keystream,
     ) -> None:
         self.name = name
         self._load = load
         self._agreement = agreement
         self._guard = guard
+        self._memory = StagedMemory({} if memory is None else memory)
+        self._scanned: FloatArray | None = None
         self._keystream = keystream
         self._entry: int | None = None
         self._computed = False
@@ -126,9 +133,10 @@ class ClientSide:
         if len(rows) > most:
             raise DataError(f"client {self.name!r}: {len(rows)} rows: raise max_records, now {most}", client=self.name)
         try:
-            query.admit(rows)
+            query.admit(rows, scanned=rows is self._scanned)
         except DataError as error:
             raise DataError(f"client {self.name!r}: {error}", client=self.name) from error
+        self._scanned = None if rows.flags.writeable else rows  # frozen rows need no second look at their values
         return rows
 
     def contribution(self, query: Query, plan: Plan, rows: FloatArray) -> Contribution:
@@ -143,8 +151,10 @@ class ClientSide:
         try:
             if terms.sampling.kind == "poisson" and terms.sampling.unit == "record":
                 rows = rows[poisson(len(rows), terms.sampling.rate, keystream)]
-            vector = query.checked_contribution(rows)
-            if terms.unit == "client":
+            vector = query.checked_contribution(rows, self._memory)
+            if query.per_client:
+                vector = clip_l2(vector, 1.0)
+            elif terms.unit == "client":
                 limit = terms.records_per_client
                 # The weight keeps the norm within the limit if the query keeps its bounds; the clip holds it if not.
                 vector = clip_l2(vector * min(1.0, limit / max(len(rows), 1)), limit)
@@ -152,11 +162,20 @@ class ClientSide:
         except (PrivfedError, ArithmeticError, ValueError) as error:
             raise FederationError(f"client {self.name!r}: query {query.kind!r} failed on its rows: {error}") from error
 
-    def close(self, *, participants: int = 0, survivors: int = 0) -> None:
+    def renew(self, agreement: Agreement) -> None:
+        """Take another agreement from the next release on, as when clients join or leave."""
+        self._agreement = agreement
+
+    def close(self, *, participants: int = 0, survivors: int = 0, summed: bool = True) -> None:
         """Record in the guard's ledger how a release ended: with these numbers, or with none if it failed.
 
-        The charge of a failed one is given back only if this client had not begun to compute anything for it.
+        The charge of a failed one is given back only if this client had not begun to compute anything for it. What the
+        query put into the client's memory stays if the release completed and this client is in the sum (`summed`).
         """
+        if survivors > 0 and summed:
+            self._memory.commit()
+        else:
+            self._memory.discard()
         entry, self._entry = self._entry, None
         if self._guard is None or entry is None:
             return

@@ -11,6 +11,8 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from privfed.errors import FederationError, UsageError, checked_integer, warn_caller
 from privfed.federation.pricing import Pricing
 from privfed.federation.release import Release
@@ -69,21 +71,9 @@ class FederationBase(ABC):
         sampling: Sampling | None = None,
         noise_source: NoiseSource,
     ) -> None:
-        planned = len(clients)
-        if planned < 2:
-            raise UsageError(
-                f"{planned} client(s): a sum over fewer than 2 hides nothing."
-                " Fit on the array itself, or bring at least one more client (three, to hide from each other)"
-            )
-        if not (isinstance(dropout, int | float) and 0.0 <= dropout < 1.0):
-            raise UsageError(f"dropout is {dropout!r}, expected a fraction in [0, 1)")
-        guaranteed = planned - tolerated_losses(planned, dropout)
+        planned, guaranteed = len(clients), _guaranteed(len(clients), dropout)
         if not (math.isfinite(records_per_client) and records_per_client > 0):
             raise UsageError(f"records_per_client is {records_per_client!r}, expected a finite number above 0")
-        if guaranteed < 2:
-            raise UsageError(
-                f"dropout={dropout} of {planned} clients may leave {guaranteed}: tolerate fewer, or bring more"
-            )
         if dropout > 0.0 and guaranteed == planned:
             remedy = f"use dropout={_least_dropout(planned)} to tolerate one" if planned > 2 else "bring more clients"
             warn_caller(f"dropout={dropout} of {planned} clients tolerates no loss at all: {remedy}, or leave it out")
@@ -281,6 +271,21 @@ class FederationBase(ABC):
         self._turns += sampling.kind == "round_robin"
         return self._settle(query, prepared.plan, entry, outcome, hidden=priced.amplified("released"))
 
+    def _terms_of(self, clients: tuple[str, ...]) -> Terms:
+        """Return the terms of a federation of these clients instead.
+
+        Raises:
+            UsageError: too few of them, or not those that the federation's sampling was made for.
+        """
+        planned, guaranteed = len(clients), _guaranteed(len(clients), self._terms.dropout)
+        terms = msgspec.structs.replace(self._terms, planned=planned, guaranteed=guaranteed, population=planned)
+        check_sampling(self._sampling, terms, self._budget)
+        return terms
+
+    def _take_clients(self, clients: tuple[str, ...], terms: Terms) -> None:
+        """Go on with these clients from the next release on; `terms` are those of `_terms_of`."""
+        self._names, self._terms = clients, terms
+
     @abstractmethod
     def _run(self, task: RoundTask) -> RoundOutcome:
         """Run one round; raise `FederationError` if it cannot be completed."""
@@ -338,6 +343,27 @@ class FederationBase(ABC):
             return {}
         views = list(dict.fromkeys((*DISPLAYED_VIEWS, str(self._budget.view))))
         return {view: self._ledger.epsilon(View.parse(view)) for view in views}
+
+
+def _guaranteed(planned: int, dropout: float) -> int:
+    """Return the fewest of `planned` clients that may be left.
+
+    Raises:
+        UsageError: too few to hide anything among.
+    """
+    if planned < 2:
+        raise UsageError(
+            f"{planned} client(s): a sum over fewer than 2 hides nothing."
+            " Fit on the array itself, or bring at least one more client (three, to hide from each other)"
+        )
+    if not (isinstance(dropout, int | float) and 0.0 <= dropout < 1.0):
+        raise UsageError(f"dropout is {dropout!r}, expected a fraction in [0, 1)")
+    guaranteed = planned - tolerated_losses(planned, dropout)
+    if guaranteed < 2:
+        raise UsageError(
+            f"dropout={dropout} of {planned} clients may leave {guaranteed}: tolerate fewer, or bring more"
+        )
+    return guaranteed
 
 
 def _least_dropout(clients: int) -> float:

@@ -95,9 +95,9 @@ def _encoded(vector: FloatArray, plan: Plan, keystream: Keystream) -> Integers:
     if plan.regime == "fine":
         return encode(vector, scale=plan.scale)
     rotated = rotation_of(plan).apply(vector)
-    if plan.terms.unit == "record":
+    if not plan.of_clients:
         return encode(rotated, scale=plan.scale)
-    bound = rounding_bound(norm=grid_norm(plan.terms, plan.scale), dimension=plan.length)
+    bound = rounding_bound(norm=grid_norm(plan.capacity, plan.scale), dimension=plan.length)
     return conditional_round(rotated * plan.scale, bound, keystream).values
 
 

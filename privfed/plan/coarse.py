@@ -20,7 +20,7 @@ from privfed.mechanism.rotation import Rotation
 from privfed.mechanism.rounding import MAX_NORM, rounding_bound
 from privfed.mechanism.sensitivity import l1_of_integers, record_terms
 from privfed.plan.fine import ROUNDED_UP, bounded_row_error
-from privfed.plan.grid import Grid, capacity_of, scaled_for, share_of
+from privfed.plan.grid import Grid, capacity_of, framed, scaled_for, share_of
 from privfed.plan.terms import LEAST_BITS, SamplingTerms, Terms
 from privfed.query import Query
 
@@ -57,9 +57,9 @@ def usable_bits(query: Query, terms: Terms) -> int:
     return _fewest(_case(query, terms), CHEAP)
 
 
-def grid_norm(terms: Terms, scale: float) -> float:
-    """Return the L2 norm that one client's vector may reach on the grid, float error of the rotation included."""
-    return capacity_of(terms) * scale * (1.0 + 2.0**-40)
+def grid_norm(capacity: float, scale: float) -> float:
+    """Return the L2 norm that a client's vector of norm `capacity` may reach on the grid, rotated in floats."""
+    return capacity * scale * (1.0 + 2.0**-40)
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class _Case:
 
 def _case(query: Query, terms: Terms) -> _Case:
     unit_bound = query.sensitivity(terms.unit, records_per_client=terms.records_per_client).l2
+    terms = framed(query, terms)
     row_error = bounded_row_error(query, terms) if terms.unit == "record" else 0.0
     return _Case(query.layout.size, unit_bound, row_error, _bare(terms), _bare(scaled_for(terms)))
 
@@ -105,7 +106,7 @@ def _grid(case: _Case, bits: int) -> Grid | None:
 
     def deviation(scale: float) -> float:
         return sum_deviation(
-            norm=grid_norm(terms, scale),
+            norm=grid_norm(capacity_of(terms), scale),
             clients=whole.planned,
             block=rotation.block,
             share_variance=share_of(whole, _sensitivity(case, scale, rotation)[0]) ** 2 / shares_drawn,
@@ -129,7 +130,10 @@ def _grid(case: _Case, bits: int) -> Grid | None:
         bits=bits,
         length=rotation.length,
         scale=scale,
-        bound=grid_norm(terms, scale) + math.sqrt(rotation.length) + 1,
+        capacity=capacity_of(terms),
+        unit_bound=case.unit_bound,
+        of_clients=terms.unit == "client",
+        bound=grid_norm(capacity_of(terms), scale) + math.sqrt(rotation.length) + 1,
         l2_sensitivity=l2,
         l1_sensitivity=l1,
         share_sigma=share_sigma,
@@ -140,13 +144,15 @@ def _grid(case: _Case, bits: int) -> Grid | None:
 def _sensitivity(case: _Case, scale: float, rotation: Rotation) -> tuple[float, float]:
     """Return D2 and D1 on the grid.
 
-    One client's vector, unit "client", is rounded under a bound that holds with certainty. The sum of a client's
+    One client's vector, unit "client", is rounded under a bound that holds with certainty; a record that changes it
+    (`ClientQuery`) moves it from one such vector to another, by twice as much at most. The sum of a client's
     records, unit "record", is rounded to nearest; two such sums also differ by the float error of two rotations.
     """
     terms = case.terms
     if terms.unit == "client":
-        bound = rounding_bound(norm=grid_norm(terms, scale), dimension=rotation.length)
-        return bound.l2, bound.l1
+        bound = rounding_bound(norm=grid_norm(capacity_of(terms), scale), dimension=rotation.length)
+        vectors = case.unit_bound / capacity_of(terms)
+        return vectors * bound.l2, vectors * bound.l1
     rounded = record_terms(
         bound=case.unit_bound,
         scale=scale,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from privfed.plan.grid import capacity_of
 from privfed.plan.terms import Terms
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def explained(plan: Plan) -> tuple[str, ...]:
 
 def _grid(plan: Plan) -> str:
     size = f"{plan.bits} bits a coordinate, {plan.nbytes:,} bytes from each client"
-    price = plan.l2_sensitivity / (plan.scale * _unit_bound(plan)) - 1.0
+    price = plan.l2_sensitivity / (plan.scale * plan.unit_bound) - 1.0
     if plan.regime == "fine":
         return f"Fine grid, {size}: {plan.why}. No sum can wrap; rounding costs {price:.2g} of the noise."
     padding = f", padded to {plan.length:,} coordinates" if plan.length != plan.dimension else ""
@@ -85,7 +84,3 @@ def _sampling(terms: Terms) -> str:
     else:
         gain = "nothing is saved by it, for a record's client is seen to take part or not"
     return f"The coordinator draws the clients {how}, {sampling.rate:.3g} of them: {gain}."
-
-
-def _unit_bound(plan: Plan) -> float:
-    return 1.0 if plan.terms.unit == "record" else capacity_of(plan.terms)

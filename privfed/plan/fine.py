@@ -7,7 +7,7 @@ from typing import Final
 
 from privfed.errors import UsageError
 from privfed.mechanism.sensitivity import client_sensitivity, record_sensitivity
-from privfed.plan.grid import Grid, capacity_of, scaled_for, share_of
+from privfed.plan.grid import Grid, capacity_of, framed, scaled_for, share_of
 from privfed.plan.terms import Terms
 from privfed.query import Query
 
@@ -32,6 +32,7 @@ def fine_grid(query: Query, terms: Terms, bits: int) -> Grid:
         UsageError: no scale fits; the message names the remedy.
     """
     unit_bound = query.sensitivity(terms.unit, records_per_client=terms.records_per_client).l2
+    terms = framed(query, terms)
     capacity = capacity_of(terms)
     whole = scaled_for(terms)
     relative = share_of(whole, unit_bound)
@@ -53,6 +54,9 @@ def fine_grid(query: Query, terms: Terms, bits: int) -> Grid:
         bits=bits,
         length=query.layout.size,
         scale=scale,
+        capacity=capacity,
+        unit_bound=unit_bound,
+        of_clients=terms.unit == "client",
         bound=math.ceil(capacity * scale * (1 + 1e-6)) + 1,
         l2_sensitivity=sensitivity,
         l1_sensitivity=0.0,

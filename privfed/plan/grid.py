@@ -9,8 +9,9 @@ from typing import Literal
 import msgspec
 
 from privfed.plan.terms import Terms, tolerated_losses
+from privfed.query import Query
 
-__all__ = ["Grid", "Mechanism", "Regime", "capacity_of", "scaled_for", "share_of"]
+__all__ = ["Grid", "Mechanism", "Regime", "capacity_of", "framed", "scaled_for", "share_of"]
 
 Regime = Literal["fine", "coarse"]
 Mechanism = Literal["discrete_gaussian", "skellam", "none"]
@@ -27,6 +28,9 @@ class Grid:
         bits: width of the ring.
         length: coordinates that travel: those of the query, padded where they are rotated.
         scale: grid units per unit of the query's scaled vector.
+        capacity: L2 norm that one client's vector may reach, in units of the query's scaled vector.
+        unit_bound: how far one unit moves the sum of the query's scaled vectors.
+        of_clients: whether one client is bounded as a whole, rather than each of its records.
         bound: largest absolute value that an encoded coordinate may have before noise.
         l2_sensitivity, l1_sensitivity: how far one unit moves the integer sum, rounding and float error included;
             the second is 0.0 where the accountant does not need it.
@@ -40,11 +44,21 @@ class Grid:
     bits: int
     length: int
     scale: float
+    capacity: float
+    unit_bound: float
+    of_clients: bool
     bound: float
     l2_sensitivity: float
     l1_sensitivity: float
     share_sigma: float
     wrap_probability: float = 0.0
+
+
+def framed(query: Query, terms: Terms) -> Terms:
+    """Return the terms by which the grid is sized: a query of whole clients brings vectors of norm 1, whatever the unit
+    that the budget protects and however many rows a client holds.
+    """  # fmt: skip
+    return msgspec.structs.replace(terms, unit="client", records_per_client=1.0) if query.per_client else terms
 
 
 def capacity_of(terms: Terms) -> float:

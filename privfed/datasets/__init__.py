@@ -1,0 +1,1 @@
+"""Data at hand: loaders that download nothing, and splits into silos that differ."""

@@ -1,0 +1,1 @@
+"""Neural networks of torch, trained through the one door."""
