@@ -130,7 +130,7 @@ class Source:
         empty = len(X) < 1 and self._loader is None
         if y.ndim != 2 or len(X) != len(y) or math.prod(X.shape[1:]) < 1 or y.shape[1] < 1 or empty:
             raise self._error(
-                f"the pair (X, y) has shapes {X.shape} and {y.shape}, expected (rows, ...) and (rows,), no fewer than one"
+                f"the pair (X, y) has shapes {X.shape} and {y.shape}, expected (rows, ...) and (rows,), rows >= 1"
             )
         rows = np.concatenate([X.reshape(len(X), math.prod(X.shape[1:])), y], axis=1)
         self._check_values(rows)
