@@ -143,6 +143,7 @@ def migrate(
         Path | None,
         typer.Option(metavar="FILE", help="Where the ledger is copied to first.", show_default="beside it"),
     ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Bring a ledger of an earlier version up to date.
 
@@ -152,7 +153,10 @@ def migrate(
 
     expect_file(ledger)
     done = migrate_ledger(ledger, backup=backup)
-    if done.backup is None:
+    if json:
+        kept = None if done.backup is None else str(done.backup)
+        print_json({"ledger": done.location, "found": done.found, "made": done.made, "backup": kept})
+    elif done.backup is None:
         print_text(f"{done.location} is of version {done.made} already\n")
     else:
         print_text(f"{done.location} is of version {done.made} now, as it was in {done.backup}\n")

@@ -139,6 +139,8 @@ def test_a_ledger_of_the_first_version_is_migrated_and_verifies(tmp_path: Path, 
     assert main(["verify", str(path)]) == 0
     assert main(["migrate", str(path)]) == 0
     assert "already" in capsys.readouterr().out
+    assert main(["migrate", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"ledger": str(path), "found": 2, "made": 2, "backup": None}
 
 
 def test_a_registry_entry_is_written_from_ledger_and_deployment(tmp_path: Path, capsys: Shell) -> None:
