@@ -21,7 +21,7 @@ from privfed.mechanism.sensitivity import chunked_sum
 from privfed.query import Block, FloatArray, Query, frozen_array, require_moderate
 from privfed.statistics.mixture_clipping import block_costs, clipping
 from privfed.statistics.mixture_coordinates import Coordinates
-from privfed.statistics.mixture_estep import MixtureSums, choose_reference, client_statistics, second_shape
+from privfed.statistics.mixture_estep import MixtureSums, choose_reference, e_step, second_shape
 from privfed.statistics.mixture_model import COVARIANCE_TYPES, LOG_2PI, CovarianceType, MixtureModel
 from privfed.statistics.moments import svec
 
@@ -176,12 +176,12 @@ class MixtureStatistics(_MixtureQuery):
 
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
         """Return the sums over the rows of `data`, shape (n, d)."""
-        model, coordinates, reference = self.model, self.coordinates, self.reference
+        coordinates, statistics = self.coordinates, e_step(self.model, reference=self.reference)
         bound = self._log_likelihood_bound
 
         def chunk(rows: FloatArray) -> dict[str, FloatArray]:
             z = clip_rows(coordinates.apply(rows), self.radius)
-            sums = client_statistics(model, z, reference=reference)
+            sums = statistics(z)
             likelihood = min(max(sums.log_likelihood, -bound * len(rows)), bound * len(rows))
             return {
                 "counts": sums.counts,

@@ -4,13 +4,13 @@ With responsibilities g_k(x), the sums of g_k, g_k (x - r) and g_k (x - r)(x - r
 exactly the pooled M-step, however the rows are spread over clients (Dempster, Laird and Rubin 1977 apply to the
 sum).
 
-Layout: features run along rows. With phi(x) = [1, x, x_i x_j (i <= j)] the log-densities of a chunk of rows are one
-matrix product `W phi`, and the statistics one more, `responsibilities phi'`; nothing of size n x K x d is ever
-formed.
+About one point this is two matrix products a chunk (`privfed.statistics.mixture_kernel`); about the components' own
+means, where squares about one point would cancel, each row is whitened under each component.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,14 +18,14 @@ import numpy as np
 
 from privfed.errors import UsageError
 from privfed.query import FloatArray
-from privfed.statistics.mixture_model import LOG_2PI, CovarianceType, MixtureModel
+from privfed.statistics.mixture_kernel import PointKernel
+from privfed.statistics.mixture_model import CovarianceType, MixtureModel
 from privfed.statistics.moments import svec
 
-__all__ = ["MixtureSums", "choose_reference", "client_statistics", "second_shape"]
+__all__ = ["MixtureSums", "choose_reference", "client_statistics", "e_step", "second_shape"]
 
 # Above this the expanded square x'Lx - 2x'Lm + m'Lm cancels to fewer than ten digits: whiten row by row instead.
 MAX_CONDITION: Final = 1e6
-CACHE_VALUES: Final = 2**16  # float64 values of phi in one chunk: half a megabyte, an L2 cache
 
 
 def second_shape(covariance_type: CovarianceType, n_components: int, n_features: int) -> tuple[int, ...]:
@@ -101,52 +101,39 @@ def client_statistics(model: MixtureModel, X: FloatArray, *, reference: FloatArr
         reference: public point about which sums are taken, shape (d,); or (K, d), slower, for components that lie so
             far apart for their width that squares would cancel (see `choose_reference`). Default: the origin.
     """
+    return e_step(model, reference=reference)(X)
+
+
+def e_step(model: MixtureModel, *, reference: FloatArray | None = None) -> Callable[[FloatArray], MixtureSums]:
+    """Return `client_statistics` for one model and reference, prepared once: worth it for many chunks of rows."""
     K, d = model.means.shape
-    reference = np.zeros(d) if reference is None else np.asarray(reference, dtype=np.float64)
-    if X.ndim != 2 or X.shape[1] != d:
-        raise UsageError(f"the rows have shape {X.shape}, the model expects (n, {d})")
-    if reference.shape not in ((d,), (K, d)):
-        raise UsageError(f"reference has shape {reference.shape}, expected ({d},) or ({K}, {d})")
-    if reference.ndim == 2:
-        return _about_means(model, X, reference)
-    return _about_point(model, X, reference)
+    about = np.zeros(d) if reference is None else np.asarray(reference, dtype=np.float64)
+    if about.shape not in ((d,), (K, d)):
+        raise UsageError(f"reference has shape {about.shape}, expected ({d},) or ({K}, {d})")
+    kernel = PointKernel(model, about) if about.ndim == 1 else None
+
+    def statistics(X: FloatArray) -> MixtureSums:
+        if X.ndim != 2 or X.shape[1] != d:
+            raise UsageError(f"the rows have shape {X.shape}, the model expects (n, {d})")
+        if kernel is None:
+            return _about_means(model, X, about)
+        return _about_point(kernel, X, about, model.covariance_type)
+
+    return statistics
 
 
-def _about_point(model: MixtureModel, X: FloatArray, point: FloatArray) -> MixtureSums:
+def _about_point(kernel: PointKernel, X: FloatArray, point: FloatArray, kind: CovarianceType) -> MixtureSums:
     """Statistics about one point, as two matrix products a chunk."""
-    K, d = model.means.shape
-    kind = model.covariance_type
-    W = _design(model.shifted(-point))
-    n_quadratic = {"full": d * (d + 1) // 2, "tied": 0, "diag": d, "spherical": 1}[kind]
-    size = 1 + d + n_quadratic
-    m = int(min(max(CACHE_VALUES // size, 64), 4096, max(len(X), 1)))
-    phi = np.empty((size, m))
-    sums, pooled, log_likelihood = np.zeros((K, size)), np.zeros((d, d)), 0.0
-    for start in range(0, len(X), m):
-        rows = X[start : start + m]
-        block = phi[:, : len(rows)] if len(rows) == m else np.empty((size, len(rows)))
-        _features(rows, point, block, kind)
-        logits = W @ block
-        top = logits.max(axis=0)
-        logits -= top
-        np.exp(logits, out=logits)
-        total = logits.sum(axis=0)
-        logits /= total
-        log_likelihood += float(top.sum() + np.log(total).sum())
-        sums += logits @ block.T
-        if kind == "tied":  # the square is the same under all components: kept out of the logits, added here
-            x = block[1:]
-            y = model.precisions_cholesky.T @ x
-            log_likelihood -= 0.5 * float(np.vdot(y, y))
-            pooled += x @ x.T
-    counts, first, second = sums[:, 0], sums[:, 1 : 1 + d], sums[:, 1 + d :]
+    d = len(point)
+    found = kernel.sums(X)
+    second = found.products
     if kind == "full":
         second = second * svec(np.ones((d, d)))  # products x_i x_j, i <= j, as an svec
     elif kind == "tied":
-        second = svec(pooled)
+        second = svec(found.pooled)
     elif kind == "spherical":
         second = second[:, 0]
-    return MixtureSums(counts, first, second, log_likelihood, float(len(X)), point, kind)
+    return MixtureSums(found.counts, found.first, second, found.log_likelihood, float(len(X)), point, kind)
 
 
 def _about_means(model: MixtureModel, X: FloatArray, reference: FloatArray) -> MixtureSums:
@@ -178,38 +165,3 @@ def _about_means(model: MixtureModel, X: FloatArray, reference: FloatArray) -> M
     elif kind == "spherical":
         second = squares.sum(axis=1)
     return MixtureSums(counts, first, second, log_likelihood, float(len(X)), reference, kind)
-
-
-def _features(rows: FloatArray, point: FloatArray, out: FloatArray, kind: CovarianceType) -> None:
-    """Fill `out`, shape (size, m), with phi of each row."""
-    d = rows.shape[1]
-    x = out[1 : 1 + d]
-    out[0] = 1.0
-    np.subtract(rows.T, point[:, None], out=x)
-    if kind == "full":
-        at = 1 + d
-        for i in range(d):
-            np.multiply(x[i:], x[i], out=out[at : at + d - i])
-            at += d - i
-    elif kind == "diag":
-        np.multiply(x, x, out=out[1 + d :])
-    elif kind == "spherical":
-        np.einsum("ij,ij->j", x, x, out=out[1 + d])
-
-
-def _design(model: MixtureModel) -> FloatArray:
-    """Return W, shape (K, size), with `W phi(x)` = log(weight * density); tied: without the common square."""
-    K, d = model.means.shape
-    kind, precisions, means = model.covariance_type, model.precisions, model.means
-    if kind in ("full", "tied"):
-        linear = means @ precisions if kind == "tied" else np.einsum("kij,kj->ki", precisions, means)
-        if kind == "full":
-            rows, columns = np.triu_indices(d)
-            quadratic = precisions[:, rows, columns] * np.where(rows == columns, -0.5, -1.0)
-        else:
-            quadratic = np.empty((K, 0))
-    else:
-        matrix = precisions if kind == "diag" else precisions[:, None]
-        linear, quadratic = matrix * means, -0.5 * matrix
-    constant = model.log_weights + model.log_determinants - 0.5 * d * LOG_2PI - 0.5 * (linear * means).sum(axis=1)
-    return np.concatenate([constant[:, None], linear, quadratic], axis=1)
