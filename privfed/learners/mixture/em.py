@@ -17,7 +17,14 @@ from privfed.statistics.mixture_estep import MixtureSums, choose_reference, clie
 from privfed.statistics.mixture_model import CovarianceType, MixtureModel
 from privfed.statistics.moments import svec, unsvec
 
-__all__ = ["EMResult", "expectation_maximization", "fit_rows", "model_from_responsibilities", "server_update"]
+__all__ = [
+    "EMResult",
+    "EStep",
+    "expectation_maximization",
+    "fit_rows",
+    "model_from_responsibilities",
+    "server_update",
+]
 
 EStep = Callable[[MixtureModel], MixtureSums]
 
@@ -112,16 +119,16 @@ def fit_rows(
     reg_covar: float = 1e-6,
     lower_bound: float = -np.inf,
     after: Callable[[int, float, float], None] | None = None,
+    maximise: Callable[..., EMResult] | None = None,
 ) -> EMResult:
-    """Run EM on the rows of `X`, shape (n, d), held in one place. See `expectation_maximization`."""
+    """Run EM on the rows of `X`, shape (n, d), held in one place; `maximise` is `expectation_maximization` or alike."""
     centre = X.mean(axis=0)
 
     def e_step(current: MixtureModel) -> MixtureSums:
         return client_statistics(current, X, reference=choose_reference(current, centre))
 
-    return expectation_maximization(
-        model, e_step, tol=tol, max_iter=max_iter, reg_covar=reg_covar, lower_bound=lower_bound, after=after
-    )
+    run = expectation_maximization if maximise is None else maximise
+    return run(model, e_step, tol=tol, max_iter=max_iter, reg_covar=reg_covar, lower_bound=lower_bound, after=after)
 
 
 def model_from_responsibilities(

@@ -14,28 +14,39 @@ import numpy.typing as npt
 from privfed.errors import UsageError
 from privfed.federation.release import Federation, Release
 from privfed.learners.base import ConvergenceWarning, check_random_state, recognised
-from privfed.learners.mixture.em import EMResult, fit_rows, model_from_responsibilities
-from privfed.learners.mixture.exact import fit_exact
-from privfed.learners.mixture.fitted import FittedMixture, IntArray
-from privfed.learners.mixture.initialise import InitParams, initial_responsibilities
-from privfed.learners.mixture.parameters import Start, check_bounds, check_parameters, check_start
+from privfed.learners.mixture.accelerate import squarem_maximization
+from privfed.learners.mixture.em import EMResult, fit_rows
+from privfed.learners.mixture.exact import Acceleration, Algorithm, fit_exact
+from privfed.learners.mixture.fitted import IntArray
+from privfed.learners.mixture.initialise import FederatedInit, InitParams, federated_init, rows_init
+from privfed.learners.mixture.parameter_average import Aggregation
+from privfed.learners.mixture.parameters import (
+    Start,
+    check_bounds,
+    check_parameters,
+    check_share,
+    check_start,
+    required_bounds,
+)
+from privfed.learners.mixture.persistence import Persistence
+from privfed.learners.mixture.personal import Personal, PersonalFederation
 from privfed.learners.mixture.planning import Choice
-from privfed.learners.mixture.recipe import fit_private
-from privfed.learners.mixture.reports import RoundReport
+from privfed.learners.mixture.private_starts import fit_under_budget
+from privfed.learners.mixture.reports import RoundReport, caller_level
+from privfed.learners.mixture.rows import check_algorithm_of_rows, start_from_rows
 from privfed.learners.validation import as_rows, feature_names
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
 
-__all__ = ["GaussianMixture"]
-
-LEAST_SHARE = 1e-4  # of a budget: what rounding leaves behind is no budget
+__all__ = ["GaussianMixture", "is_federation"]
 
 
-def _is_federation(X: object) -> TypeGuard[Federation]:
+def is_federation(X: object) -> TypeGuard[Federation]:
+    """Return whether `X` is asked for sums rather than read."""
     return callable(getattr(X, "release", None)) and hasattr(X, "noise_std")
 
 
-class GaussianMixture(FittedMixture):
+class GaussianMixture(Personal, Persistence):
     """A Gaussian mixture, fitted by EM to one array or to a federation of clients.
 
     On one array it is `sklearn.mixture.GaussianMixture`: same parameters, same fit from the same start or seed. On a
@@ -49,8 +60,9 @@ class GaussianMixture(FittedMixture):
         reg_covar: added to the diagonal of every covariance, >= 0. Under a budget the prior does its work.
         max_iter: most EM steps. Without effect under a budget, where `rounds` counts.
         n_init: number of starts; the one with the greatest likelihood is kept. A budget pays for one.
-        init_params: "kmeans", "k-means++", "random" or "random_from_data": how rows at hand make a start. A federation
-            shows none: there the start is found by protected sums (`privfed.learners.mixture.recipe`).
+        init_params: how a start is found. Rows at hand: "kmeans", "k-means++", "random" or "random_from_data". A
+            federation shows none; there it is found by protected sums: "cells" (an over-complete EM about the cells
+            of a k-means quantiser; "kmeans" means the same), "moments" (such cells alone) or "dp-kmeans" (Lloyd steps).
         weights_init: starting weights, shape (K,), or None.
         means_init: starting means, shape (K, d), or None.
         precisions_init: starting inverse covariances, shape by type, or None.
@@ -65,6 +77,13 @@ class GaussianMixture(FittedMixture):
         rounds: federation: most rounds of the main stage; None is the recipe's (16 under a budget, else `max_iter`).
         share: federation under a budget: part of the whole budget (of its mu^2) to spend; None spends what remains.
         callback: called with a `RoundReport` after every round or EM step.
+        acceleration: without a budget: None is plain EM; "squarem" extrapolates, with the likelihood as its guard, and
+            takes about half the rounds; "incremental" and "stepwise" let cohorts of a federation's clients take turns.
+        clients_per_round: clients in such a cohort, >= 2.
+        aggregation: what a federation's clients send: "statistics", whose sum gives EM on all rows; or, to compare,
+            their locally fitted "parameters", averaged plainly, or "parameters_by_size" (without a budget).
+        personal_weights: federation: each client takes the E-step with weights of its own, which never leave it
+            (without a budget, or with one of unit "client"). See also `personalise`.
 
     Attributes:
         weights_: shape (K,).
@@ -122,6 +141,10 @@ class GaussianMixture(FittedMixture):
         rounds: int | None = None,
         share: float | None = None,
         callback: Callable[[RoundReport], object] | None = None,
+        acceleration: Acceleration | None = None,
+        clients_per_round: int | None = None,
+        aggregation: Aggregation = "statistics",
+        personal_weights: bool = False,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -141,6 +164,10 @@ class GaussianMixture(FittedMixture):
         self.rounds = rounds
         self.share = share
         self.callback = callback
+        self.acceleration = acceleration
+        self.clients_per_round = clients_per_round
+        self.aggregation = aggregation
+        self.personal_weights = personal_weights
 
     # --- fitting -----------------------------------------------------------------------------------------------------
 
@@ -154,7 +181,7 @@ class GaussianMixture(FittedMixture):
         Raises:
             UsageError: a parameter or the rows cannot be used; the message names the remedy.
         """
-        if _is_federation(X):
+        if is_federation(X):
             self._fit_federation(X)
         else:
             self._fit_rows(X)
@@ -162,7 +189,7 @@ class GaussianMixture(FittedMixture):
 
     def fit_predict(self, X: Any, y: object = None) -> IntArray:
         """Fit the mixture to rows and return each row's most probable component, shape (n,)."""
-        if _is_federation(X):
+        if is_federation(X):
             raise UsageError(
                 "fit_predict needs rows, but a federation shows none: call fit(federation), then predict at each client"
             )
@@ -173,6 +200,8 @@ class GaussianMixture(FittedMixture):
     def _fit_rows(self, X: Any) -> MixtureModel:
         name = type(self).__name__
         check_parameters(self.get_params(), estimator=name)
+        check_algorithm_of_rows(self._algorithm())
+        init_params = rows_init(self.init_params)
         rows, names = as_rows(X, estimator=name, min_samples=2), feature_names(X)
         if len(rows) < self.n_components:
             raise UsageError(
@@ -185,16 +214,19 @@ class GaussianMixture(FittedMixture):
         results: list[EMResult] = []
         for init in range(1 if warm is not None else self.n_init):
             self._print(1, f"Initialization {init}")
-            model = warm if warm is not None else self._start_from_rows(rows, start, random)
+            model = warm
+            if model is None:
+                model = start_from_rows(
+                    rows,
+                    start,
+                    self.n_components,
+                    self.covariance_type,
+                    init=init_params,
+                    reg_covar=self.reg_covar,
+                    random=random,
+                )
             results.append(self._run(model, rows, -math.inf if warm is None else self.lower_bound_))
         best = max(results, key=lambda result: result.lower_bounds[-1] if result.lower_bounds else -math.inf)
-        if not best.converged and self.max_iter > 0:
-            warnings.warn(
-                "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
-                "tol, or check for degenerate data.",
-                recognised(ConvergenceWarning),
-                stacklevel=3,
-            )
         self._finish(best)
         if names is not None:
             self.feature_names_in_ = names
@@ -218,20 +250,11 @@ class GaussianMixture(FittedMixture):
             reg_covar=self.reg_covar,
             lower_bound=lower_bound,
             after=after,
+            maximise=squarem_maximization if self.acceleration == "squarem" else None,
         )
 
-    def _start_from_rows(self, rows: FloatArray, start: Start, random: Generator) -> MixtureModel:
-        if start.weights is not None and start.means is not None and start.precisions is not None:
-            return MixtureModel.from_precisions(start.weights, start.means, start.precisions, self.covariance_type)
-        responsibilities = initial_responsibilities(rows, self.n_components, self.init_params, random)
-        model = model_from_responsibilities(rows, responsibilities, self.covariance_type, reg_covar=self.reg_covar)
-        weights = start.weights
-        if weights is None:
-            weights = model.weights * (responsibilities.sum() / len(rows))  # as scikit-learn: not renormalised
-        means = model.means if start.means is None else start.means
-        if start.precisions is not None:
-            return MixtureModel.from_precisions(weights, means, start.precisions, self.covariance_type)
-        return MixtureModel.from_covariances(weights, means, model.covariances, self.covariance_type)
+    def _algorithm(self) -> Algorithm:
+        return Algorithm(self.acceleration, self.clients_per_round, self.aggregation, self.personal_weights)
 
     def _warm_model(self, n_features: int) -> MixtureModel | None:
         """Return the fitted model to go on from, when `warm_start` asks for it and it fits."""
@@ -261,7 +284,7 @@ class GaussianMixture(FittedMixture):
 
     def _fit_federation(self, federation: Federation) -> None:
         check_parameters(self.get_params(), estimator=type(self).__name__)
-        d = federation.n_features
+        d, algorithm, init = federation.n_features, self._algorithm(), federated_init(self.init_params)
         start, warm, random = self._checked_start(d), self._warm_model(d), check_random_state(self.random_state)
         if warm is not None and federation.budget is not None and not self._fitted_under_a_budget():
             raise UsageError(
@@ -270,9 +293,11 @@ class GaussianMixture(FittedMixture):
             )
         bounds = None if self.bounds is None else check_bounds(self.bounds, d)
         if federation.budget is None:
-            self._fit_exact(federation, bounds, start, warm, random)
+            self._fit_exact(federation, bounds, start, warm, random, init, algorithm)
         else:
-            self._fit_private(federation, bounds, start, warm, random)
+            algorithm.check_budgeted()
+            asked = PersonalFederation(federation) if algorithm.personal_weights else federation
+            self._fit_private(asked, bounds, start, warm, random, init)
         names = getattr(federation, "feature_names", None)
         if names is not None:
             self.feature_names_in_ = np.asarray(names, dtype=object)
@@ -284,6 +309,8 @@ class GaussianMixture(FittedMixture):
         start: Start,
         warm: MixtureModel | None,
         random: Generator,
+        init: FederatedInit,
+        algorithm: Algorithm,
     ) -> None:
         fit = fit_exact(
             federation,
@@ -299,6 +326,8 @@ class GaussianMixture(FittedMixture):
             lower_bound=-math.inf if warm is None else self.lower_bound_,
             random=random,
             report=self._report,
+            init=init,
+            algorithm=algorithm,
         )
         self._finish(fit.result)
         self.releases_, self.epsilon_ = fit.releases, {}
@@ -310,31 +339,17 @@ class GaussianMixture(FittedMixture):
         start: Start,
         warm: MixtureModel | None,
         random: Generator,
+        init: FederatedInit,
     ) -> None:
-        if bounds is None:
-            raise UsageError(
-                "a fit under a budget needs public bounds of the data: pass bounds=(low, high), one number for all "
-                f"features or one for each of the {federation.n_features}. Take them from what is known of the "
-                "features (a pixel lies in 0 to 16), not from the data: looked-up bounds leak. Rows beyond them are cut"
-            )
-        share = federation.remaining_share if self.share is None else self.share
-        if federation.remaining_share < LEAST_SHARE:
-            raise UsageError(
-                f"{federation.remaining_share:.2g} of the budget is left, too little for a fit: pass share= to earlier "
-                "fits and releases, or open a federation with a larger budget"
-            )
-        if share > federation.remaining_share * (1 + 1e-9):
-            raise UsageError(
-                f"share is {share:.6g} of the budget, but {federation.remaining_share:.6g} of it is left: spend less "
-                "before the fit, lower share, or open a federation with a larger budget"
-            )
-        fit = fit_private(
+        low, high = required_bounds(bounds, federation.n_features)
+        fit = fit_under_budget(
             federation,
+            init=init,
             n_components=self.n_components,
             covariance_type=self.covariance_type,
-            low=bounds[0],
-            high=bounds[1],
-            share=min(share, federation.remaining_share),
+            low=low,
+            high=high,
+            share=check_share(self.share, federation.remaining_share),
             rounds=self.rounds,
             start=start,
             warm=warm,
@@ -346,6 +361,13 @@ class GaussianMixture(FittedMixture):
         self.epsilon_ = dict(fit.releases[-1].epsilon)
 
     def _finish(self, result: EMResult) -> None:
+        if not result.converged and self.max_iter > 0:
+            warnings.warn(
+                "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
+                "tol, or check for degenerate data.",
+                recognised(ConvergenceWarning),
+                stacklevel=caller_level(),
+            )
         self._store(result.model)
         self.converged_ = result.converged
         self.n_iter_ = len(result.lower_bounds)

@@ -1,4 +1,4 @@
-"""Starts for EM on rows at hand: k-means, random responsibilities, k-means++, random rows.
+"""Starts for EM by name. On rows at hand: k-means, random responsibilities, k-means++, random rows.
 
 The draws from `random_state` are made in scikit-learn's order, so that one seed gives one start in both.
 """
@@ -10,19 +10,63 @@ from typing import Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from privfed.errors import UsageError
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import Generator
 
-__all__ = ["INIT_PARAMS", "InitParams", "initial_responsibilities", "kmeans", "kmeans_plusplus"]
+__all__ = [
+    "FEDERATED_INIT",
+    "INIT_PARAMS",
+    "FederatedInit",
+    "InitParams",
+    "RowsInit",
+    "federated_init",
+    "initial_responsibilities",
+    "kmeans",
+    "kmeans_plusplus",
+    "rows_init",
+]
 
-InitParams = Literal["kmeans", "k-means++", "random", "random_from_data"]
-INIT_PARAMS: Final[tuple[InitParams, ...]] = get_args(InitParams)
+RowsInit = Literal["kmeans", "k-means++", "random", "random_from_data"]
+FederatedInit = Literal["cells", "moments", "dp-kmeans"]
+InitParams = RowsInit | FederatedInit
+INIT_PARAMS: Final[tuple[RowsInit, ...]] = get_args(RowsInit)
+FEDERATED_INIT: Final[tuple[FederatedInit, ...]] = get_args(FederatedInit)
 IndexArray = npt.NDArray[np.int64]
 
 
-def initial_responsibilities(
-    X: FloatArray, n_components: int, init_params: InitParams, random: Generator
-) -> FloatArray:
+def rows_init(init_params: InitParams) -> RowsInit:
+    """Return `init_params` where it makes a start of rows at hand.
+
+    Raises:
+        UsageError: it is one of a federation's.
+    """
+    if init_params == "cells" or init_params == "moments" or init_params == "dp-kmeans":
+        raise UsageError(
+            f"init_params={init_params!r} finds a start by protected sums over a federation. For rows at hand use one "
+            f"of {list(INIT_PARAMS)}"
+        )
+    return init_params
+
+
+def federated_init(init_params: InitParams) -> FederatedInit:
+    """Return how a federation finds a start; "kmeans" are the cells of a k-means quantiser of the released Gaussian.
+
+    Raises:
+        UsageError: it puts rows into the start, which a federation shows none of.
+    """
+    if init_params == "kmeans":
+        return "cells"
+    if init_params == "k-means++" or init_params == "random" or init_params == "random_from_data":
+        reason = "gives every row responsibilities" if init_params == "random" else "puts rows into the model"
+        raise UsageError(
+            f"init_params={init_params!r} {reason}, but a federation shows no rows: use one of "
+            f"{['kmeans', *FEDERATED_INIT]}, or give means_init"
+        )
+    return init_params
+
+
+def initial_responsibilities(X: FloatArray, n_components: int, init_params: RowsInit, random: Generator) -> FloatArray:
     """Return responsibilities, shape (n, K), to start EM from.
 
     "random" gives every row random ones; "kmeans" the k-means clusters; "k-means++" and "random_from_data" put one

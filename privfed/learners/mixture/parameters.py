@@ -11,11 +11,15 @@ import numpy.typing as npt
 
 from privfed.errors import UsageError
 from privfed.learners.base import check_random_state
-from privfed.learners.mixture.initialise import INIT_PARAMS
+from privfed.learners.mixture.initialise import FEDERATED_INIT, INIT_PARAMS
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import COVARIANCE_TYPES, CovarianceType, covariance_shape
 
-__all__ = ["Start", "check_bounds", "check_parameters", "check_start"]
+__all__ = ["Start", "check_bounds", "check_parameters", "check_share", "check_start", "required_bounds"]
+
+LEAST_SHARE: Final = 1e-4  # of a budget: what rounding leaves behind is no budget
+ACCELERATIONS: Final = ("squarem", "incremental", "stepwise")
+AGGREGATIONS: Final = ("statistics", "parameters", "parameters_by_size")
 
 
 def _integer(value: object, low: int) -> bool:
@@ -38,13 +42,20 @@ CONSTRAINTS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "reg_covar": (lambda v: _real(v, 0.0) and math.isfinite(v), "a float in the range [0.0, inf)"),
     "max_iter": (lambda v: _integer(v, 0), "an int in the range [0, inf)"),
     "n_init": (lambda v: _integer(v, 1), "an int in the range [1, inf)"),
-    "init_params": (lambda v: isinstance(v, str) and v in INIT_PARAMS, f"a str among {set(INIT_PARAMS)}"),
+    "init_params": (
+        lambda v: isinstance(v, str) and v in (*INIT_PARAMS, *FEDERATED_INIT),
+        f"a str among {set(INIT_PARAMS)}, or for federations also {set(FEDERATED_INIT)}",
+    ),
     "warm_start": (lambda v: isinstance(v, bool | np.bool_), "an instance of 'bool'"),
     "verbose": (lambda v: isinstance(v, bool | np.bool_) or _integer(v, 0), "an int in the range [0, inf) or a bool"),
     "verbose_interval": (lambda v: _integer(v, 1), "an int in the range [1, inf)"),
     "rounds": (lambda v: v is None or _integer(v, 1), "an int in the range [1, inf) or None"),
     "share": (_share, "a float in the range (0.0, 1.0] or None"),
     "callback": (lambda v: v is None or callable(v), "a callable or None"),
+    "acceleration": (lambda v: v is None or v in ACCELERATIONS, f"a str among {set(ACCELERATIONS)} or None"),
+    "clients_per_round": (lambda v: v is None or _integer(v, 2), "an int in the range [2, inf) or None"),
+    "aggregation": (lambda v: isinstance(v, str) and v in AGGREGATIONS, f"a str among {set(AGGREGATIONS)}"),
+    "personal_weights": (lambda v: isinstance(v, bool | np.bool_), "an instance of 'bool'"),
 }
 
 
@@ -137,3 +148,37 @@ def check_bounds(bounds: object, n_features: int) -> tuple[FloatArray, FloatArra
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
         raise UsageError("bounds must be finite with low < high in every feature; drop features that are constant")
     return low, high
+
+
+def required_bounds(bounds: tuple[FloatArray, FloatArray] | None, n_features: int) -> tuple[FloatArray, FloatArray]:
+    """Return checked bounds, which a budget cannot do without.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if bounds is None:
+        raise UsageError(
+            "a fit under a budget needs public bounds of the data: pass bounds=(low, high), one number for all "
+            f"features or one for each of the {n_features}. Take them from what is known of the "
+            "features (a pixel lies in 0 to 16), not from the data: looked-up bounds leak. Rows beyond them are cut"
+        )
+    return bounds
+
+
+def check_share(share: float | None, remaining: float) -> float:
+    """Return the part of the budget to spend: `share`, or what remains.
+
+    Raises:
+        UsageError: so much is not left.
+    """
+    if remaining < LEAST_SHARE:
+        raise UsageError(
+            f"{remaining:.2g} of the budget is left, too little for a fit: pass share= to earlier "
+            "fits and releases, or open a federation with a larger budget"
+        )
+    if share is not None and share > remaining * (1 + 1e-9):
+        raise UsageError(
+            f"share is {share:.6g} of the budget, but {remaining:.6g} of it is left: spend less "
+            "before the fit, lower share, or open a federation with a larger budget"
+        )
+    return remaining if share is None else min(share, remaining)

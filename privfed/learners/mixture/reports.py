@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from privfed.federation.release import Release
 
-__all__ = ["RoundReport"]
+__all__ = ["RoundReport", "caller_level"]
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,11 @@ class RoundReport:
     rounds: int
     release: Release | None
     log_likelihood: float | None
+
+
+def caller_level() -> int:
+    """Return the `stacklevel` with which the caller warns at the line, outside this package, that led to it."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "privfed":
+        level, frame = level + 1, frame.f_back
+    return level
