@@ -30,6 +30,7 @@ LEAST_CHUNK: Final = 128  # rows: below, numpy's calls cost more than what they 
 MOST_CHUNK: Final = 2_048
 CACHE_VALUES: Final = 2**17  # of phi: a megabyte
 LOWEST: Final = -600.0  # exp of it is 1e-261, a normal number: below -708 exp is slow, and nobody sees the difference
+LOOK_EVERY: Final = 16  # chunks: whether log-densities go below that is looked up in every so many
 LEAST_TOTAL: Final = 1e-200  # of a row's densities, in units of the highest peak: below, count from the row's own
 
 
@@ -87,10 +88,11 @@ class PointKernel:
         chunks = -(-n // self._most)
         step = -(-n // max(chunks, 1))
         space = _Workspace.of(self, step)
-        for start in range(0, n, max(step, 1)):
+        for chunk, start in enumerate(range(0, n, max(step, 1))):
             rows = X[start : start + step]
             if len(rows) < step:
-                space = _Workspace.of(self, len(rows))
+                space = _Workspace.of(self, len(rows), deep=space.deep)
+            space.look = chunk % LOOK_EVERY == 0
             log_likelihood += self._chunk(rows, space)
             total += space.sums
             if self._kind == "tied":
@@ -111,7 +113,10 @@ class PointKernel:
             np.multiply(left, right, out=out)
         logits, total = space.logits, space.total
         self._log_densities(space)
-        np.maximum(logits, LOWEST, out=logits)
+        if space.look:
+            space.deep = bool(logits.min() < LOWEST)
+        if space.deep:
+            np.maximum(logits, LOWEST, out=logits)
         np.exp(logits, out=logits)
         np.add.reduce(logits, axis=0, out=total)
         log_likelihood = 0.0
@@ -147,7 +152,10 @@ class PointKernel:
 
 @dataclass
 class _Workspace:
-    """Buffers for one chunk of `n` rows: phi and views into it, logits and what becomes of them."""
+    """Buffers for one chunk of `n` rows: phi and views into it, logits and what becomes of them.
+
+    `look` says whether to find out, by this chunk, whether log-densities are `deep`: so low that `exp` is slow.
+    """
 
     phi: FloatArray
     logits: FloatArray
@@ -155,14 +163,16 @@ class _Workspace:
     sums: FloatArray
     n_features: int
     kind: CovarianceType
+    deep: bool = False
+    look: bool = True
 
     @classmethod
-    def of(cls, kernel: PointKernel, n: int) -> _Workspace:
+    def of(cls, kernel: PointKernel, n: int, *, deep: bool = False) -> _Workspace:
         K, size = kernel._n_components, kernel._size
         phi = np.empty((size, n))
         phi[0] = 1.0
         sums = np.empty((K, size) if kernel._direct else (size, K))
-        return cls(phi, np.empty((K, n)), np.empty(n), sums, len(kernel._point), kernel._kind)
+        return cls(phi, np.empty((K, n)), np.empty(n), sums, len(kernel._point), kernel._kind, deep)
 
     @cached_property
     def x(self) -> FloatArray:
