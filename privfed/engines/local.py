@@ -13,7 +13,7 @@ import numpy.typing as npt
 from privfed.engines.clear import run_in_clear
 from privfed.engines.faults import Loss, Lost, Step, check_losses
 from privfed.engines.keys import Keys, Security
-from privfed.engines.options import check_guards, check_security, ledger_location
+from privfed.engines.options import check_guards, check_memories, check_security, ledger_location
 from privfed.engines.secure import SecureEpoch
 from privfed.engines.sources import Source, named_sources
 from privfed.errors import DataError, UsageError, checked_integer
@@ -118,6 +118,7 @@ class LocalFederation(FederationBase):
         self._check_rows(self._sources.values(), max_records, None if budget is None else budget.unit)
         self._losses = check_losses(losses, self._sources)
         guarded = check_guards(guards, self._sources)
+        remembered = check_memories(memories, self._sources)
         opened = ledger if isinstance(ledger, Ledger) else Ledger.open(ledger_location(ledger), budget=budget)
         self._noise_seed = noise_seed
         self._drawn: dict[str, int] = {}
@@ -138,7 +139,7 @@ class LocalFederation(FederationBase):
         if mode == "secure":
             check_colluders(View.parse(self._terms.view), self.guaranteed_survivors)
         self._epoch: SecureEpoch | None = None
-        self._memories = dict(memories or {})
+        self._memories = remembered
         self._sides: dict[str, ClientSide] = {}
         self._seat(guarded)
 
@@ -219,10 +220,11 @@ class LocalFederation(FederationBase):
         taken = sorted(set(map(str, clients)) & set(self._sources))
         if taken:
             raise UsageError(f"the federation has {', '.join(map(repr, taken))} already: choose other names")
-        sources, _ = named_sources(clients, self._columns)
-        self._check_rows(sources.values(), self._terms.max_records, self.unit)
-        guarded = check_guards(guards, sources)
-        self._change_clients({**self._sources, **sources}, guarded, memories or {})
+        with self._columns.unless_it_fails():
+            sources, _ = named_sources(clients, self._columns)
+            self._check_rows(sources.values(), self._terms.max_records, self.unit)
+            guarded, remembered = check_guards(guards, sources), check_memories(memories, sources)
+            self._change_clients({**self._sources, **sources}, guarded, remembered)
 
     def leave(self, names: Iterable[str]) -> None:
         """Let clients go, from the next release on. What they spent stays in the ledger.

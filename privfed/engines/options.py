@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, MutableMapping
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 
 from privfed.engines.keys import Security
 from privfed.errors import UsageError
 from privfed.federation.client import Guard
 from privfed.plan.terms import require_choice
 
-__all__ = ["check_guards", "check_security", "ledger_location"]
+__all__ = ["check_guards", "check_memories", "check_security", "ledger_location"]
 
 
 def check_security(security: Security, mode: str) -> None:
@@ -48,6 +51,28 @@ def check_guards(guards: Mapping[str, Guard] | None, clients: Collection[str]) -
             raise UsageError(
                 f"the guard of client {name!r} is a {type(guard).__name__}, expected a privfed.ClientGuard"
             )
+    return given
+
+
+def check_memories(
+    memories: Mapping[str, MutableMapping[str, npt.NDArray[Any]]] | None, clients: Collection[str]
+) -> dict[str, MutableMapping[str, npt.NDArray[Any]]]:
+    """Return client -> where it keeps arrays, having checked that each names a client, can be written and is its own.
+
+    Raises:
+        UsageError: naming what was found.
+    """
+    if memories is not None and not isinstance(memories, Mapping):
+        raise UsageError(f"memories is a {type(memories).__name__}, expected a dict of a client's name to a mapping")
+    given = {str(name): memory for name, memory in (memories or {}).items()}
+    unknown = sorted(given.keys() - set(clients))
+    if unknown:
+        raise UsageError(f"memories name clients {unknown}, expected some of {sorted(clients)}")
+    for name, memory in given.items():
+        if not isinstance(memory, MutableMapping):
+            raise UsageError(f"the memory of client {name!r} is a {type(memory).__name__}, expected a mutable mapping")
+    if len({id(memory) for memory in given.values()}) < len(given):
+        raise UsageError("two clients share one memory: what a client keeps at home is its own, give each a mapping")
     return given
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,16 @@ class Columns:
                 client=client,
             )
 
+    @contextmanager
+    def unless_it_fails(self) -> Iterator[None]:
+        """Keep what is learned of the columns inside the block only if it ends well."""
+        before = vars(self) | {"_first": dict(self._first)}
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            raise
+
 
 def _described(shape: tuple[int, ...], n_targets: int) -> str:
     features = f"{shape[0]} features" if len(shape) == 1 else f"features of shape {shape}"
@@ -107,8 +118,14 @@ class Source:
         return self._checked(data)
 
     def _checked(self, data: Any) -> FloatArray:
-        if isinstance(data, tuple) and len(data) == 2 and np.ndim(data[0]) >= 2:
-            return self._labelled(*data)
+        if isinstance(data, tuple) and len(data) == 2:
+            axes = [_axes(part) for part in data]
+            if axes == [1, 1] and all(hasattr(part, "ndim") for part in data):
+                raise self._error(
+                    "a pair with one axis each may be (X, y) or two rows: use X.reshape(-1, 1), or a list of rows"
+                )
+            if axes[0] >= 2:
+                return self._labelled(*data)
         array = self._as_array(data)
         if array.ndim != 2:
             raise self._error(
@@ -117,9 +134,7 @@ class Source:
         if array.shape[1] < 1 or (array.shape[0] < 1 and self._loader is None):
             raise self._error(f"the data have shape {array.shape}: leave an empty client out of the federation")
         self._check_values(array)
-        names = tuple(data.columns) if hasattr(data, "columns") else None
-        named = names is not None and all(isinstance(column, str) for column in names)
-        self._columns.agree(self.name, array.shape[1:], names if named else None)
+        self._columns.agree(self.name, array.shape[1:], _names(data))
         array.setflags(write=False)
         return array
 
@@ -134,7 +149,7 @@ class Source:
             )
         rows = np.concatenate([X.reshape(len(X), math.prod(X.shape[1:])), y], axis=1)
         self._check_values(rows)
-        self._columns.agree(self.name, X.shape[1:], n_targets=y.shape[1])
+        self._columns.agree(self.name, X.shape[1:], _names(features, y.shape[1]), n_targets=y.shape[1])
         rows.setflags(write=False)
         return rows
 
@@ -171,6 +186,22 @@ class Source:
 
     def _error(self, what: str) -> DataError:
         return DataError(f"client {self.name!r}: {what}", client=self.name)
+
+
+def _axes(part: Any) -> int:
+    """Return the number of axes of an array-like; 0 of what is no array, such as lists of different lengths."""
+    try:
+        return int(np.ndim(part))
+    except (TypeError, ValueError, RuntimeError):
+        return 0
+
+
+def _names(data: Any, n_targets: int = 0) -> tuple[str, ...] | None:
+    """Return the columns of a frame, targets behind them under names of ours; None unless all are words."""
+    columns = tuple(getattr(data, "columns", ()))
+    if not columns or not all(isinstance(column, str) for column in columns):
+        return None
+    return columns + (("target",) if n_targets == 1 else tuple(f"target_{index}" for index in range(n_targets)))
 
 
 def needs_detach(data: object) -> bool:

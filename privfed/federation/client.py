@@ -16,7 +16,7 @@ import numpy.typing as npt
 from privfed.errors import DataError, FederationError, PrivfedError
 from privfed.federation.agreement import Agreement
 from privfed.federation.memory import StagedMemory
-from privfed.federation.sampling import poisson
+from privfed.federation.sampling import check_remembered, poisson
 from privfed.federation.vector import Contribution, noised_vector
 from privfed.mechanism.clip import clip_l2
 from privfed.mechanism.randomness import Keystream
@@ -105,6 +105,7 @@ class ClientSide:
         """
         self._agreement.check(decode_terms(task.terms), self.name)
         query, digest, plan = _derived(task.query, task.terms)
+        check_remembered(query, plan.terms.sampling, private=plan.terms.private)
         entry = round_plan(
             plan,
             run=self._agreement.run,
@@ -148,6 +149,7 @@ class ClientSide:
         """
         keystream, terms = self._keystream(), plan.terms
         self._computed = True  # before the query: that it fails on the rows tells something about them as well
+        self._memory.discard()  # of a round that an engine broke off, or asks for anew
         try:
             if terms.sampling.kind == "poisson" and terms.sampling.unit == "record":
                 rows = rows[poisson(len(rows), terms.sampling.rate, keystream)]

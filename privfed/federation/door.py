@@ -17,7 +17,7 @@ from privfed.errors import FederationError, UsageError, checked_integer, warn_ca
 from privfed.federation.pricing import Pricing
 from privfed.federation.release import Release
 from privfed.federation.rounds import RoundOutcome, RoundTask
-from privfed.federation.sampling import check_sampling, draw_cohort, remember_cohorts
+from privfed.federation.sampling import check_remembered, check_sampling, draw_cohort, remember_cohorts
 from privfed.federation.vector import opened_vector
 from privfed.mechanism.randomness import Keystream
 from privfed.plan import Plan, Terms, tolerated_losses
@@ -194,6 +194,7 @@ class FederationBase(ABC):
         """
         sampling = self._sampling if sampling is None else sampling
         check_sampling(sampling, self._terms, self._budget)
+        check_remembered(query, sampling, private=self._budget is not None)
         expected = self._names
         if sampling.unit == "client" and sampling.kind != "none":
             expected = self._names[: max(2, math.floor(sampling.rate * len(self._names)))]
@@ -240,6 +241,7 @@ class FederationBase(ABC):
         rounds = checked_integer("rounds", rounds, least=1)
         sampling = self._sampling if sampling is None else sampling
         check_sampling(sampling, self._terms, self._budget)
+        check_remembered(query, sampling, private=self._budget is not None)
         if sampling.kind == "round_robin":
             remember_cohorts(self._ledger, self._names)
         sampling = self._whose_turn(sampling)

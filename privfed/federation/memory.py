@@ -24,7 +24,11 @@ class StagedMemory(MutableMapping[str, npt.NDArray[Any]]):
     had moved all the same would no longer fit the model that everybody else has.
 
     Args:
-        kept: where the arrays lie for good; any mutable mapping, such as one that writes files.
+        kept: where the arrays lie for good; any mutable mapping, such as one that writes files. All that a release
+            wrote reaches it in one call of its `update`, what a release deleted in one `pop` each.
+
+    Guarantees:
+        Arrays that are read cannot be written in place.
     """
 
     def __init__(self, kept: Arrays) -> None:
@@ -35,10 +39,12 @@ class StagedMemory(MutableMapping[str, npt.NDArray[Any]]):
         found = self._staged.get(name)
         if found is _GONE:
             raise KeyError(name)
-        return self._kept[name] if found is None else found
+        array = np.asarray(self._kept[name] if found is None else found).view()
+        array.setflags(write=False)  # written in place it would move at once, whatever becomes of the release
+        return array
 
     def __setitem__(self, name: str, value: npt.NDArray[Any]) -> None:
-        if not isinstance(name, str) or not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+        if not isinstance(name, str) or not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in "biuf":
             raise UsageError(f"a client remembers arrays of numbers under names, not {name!r}: {type(value).__name__}")
         array = np.array(value)
         array.setflags(write=False)
@@ -66,11 +72,11 @@ class StagedMemory(MutableMapping[str, npt.NDArray[Any]]):
     def commit(self) -> None:
         """Make what was written last."""
         staged, self._staged = self._staged, {}
-        for name, value in staged.items():
-            if value is _GONE:
-                self._kept.pop(name, None)
-            else:
-                self._kept[name] = value
+        written = {name: value for name, value in staged.items() if value is not _GONE}
+        if written:
+            self._kept.update(written)
+        for name in staged.keys() - written.keys():
+            self._kept.pop(name, None)
 
     def discard(self) -> None:
         """Forget what was written since the last commit."""

@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from privfed.errors import UsageError
 from privfed.mechanism.randomness import Keystream
-from privfed.plan import Terms
+from privfed.plan import SamplingTerms, Terms
 from privfed.plan.checks import check_sample
+from privfed.query import Query
 from privfed_accounting import Budget, Ledger, Sampling
 
-__all__ = ["check_sampling", "draw_cohort", "own_turn", "poisson", "remember_cohorts", "turns"]
+__all__ = ["check_remembered", "check_sampling", "draw_cohort", "own_turn", "poisson", "remember_cohorts", "turns"]
 
 ROSTER_NOTE = "cohorts of clients take turns"
 
@@ -28,6 +29,22 @@ def check_sampling(sampling: Sampling, terms: Terms, budget: Budget | None) -> N
         UsageError: with the remedy.
     """
     check_sample(sampling, clients=terms.planned, dropout=terms.dropout, budget=budget)
+
+
+def check_remembered(query: Query, sampling: Sampling | SamplingTerms, *, private: bool) -> None:
+    """Refuse sampled records under a budget for a query whose clients remember.
+
+    What a client keeps from one release to the next may tell of records that are not in the sample of the next one: the
+    sample then hides nothing, and a charge that counts on it would be too small.
+
+    Raises:
+        UsageError: with the remedy.
+    """
+    if query.per_client and private and sampling.kind != "none" and sampling.unit == "record":
+        raise UsageError(
+            f"query {query.kind!r} is of whole clients, which may remember records from release to release: sampled"
+            " records save nothing for it. Sample clients or nobody, or use a query of records"
+        )
 
 
 def poisson(size: int, rate: float, keystream: Keystream) -> npt.NDArray[np.bool_]:

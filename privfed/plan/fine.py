@@ -81,9 +81,11 @@ def bounded_row_error(query: Query, terms: Terms) -> float:
 
 
 def _sensitivity(query: Query, terms: Terms, unit_bound: float, scale: float) -> float:
+    """Return D2 on the grid; a record that changes a whole client moves it from one rounded vector to another."""
     dimension = query.layout.size
     if terms.unit == "client":
-        return client_sensitivity(bound=unit_bound, scale=scale, dimension=dimension)
+        capacity = capacity_of(terms)
+        return unit_bound / capacity * client_sensitivity(bound=capacity, scale=scale, dimension=dimension)
     return record_sensitivity(
         bound=unit_bound,
         scale=scale,

@@ -107,6 +107,8 @@ class Transformed(Query):
         query = decode_query(self.inner)
         if isinstance(query, Transformed):
             raise UsageError("a transformed query holds another one: multiply the two maps instead")
+        if query.per_client:  # one record moves such a vector twice as far as this class says
+            raise UsageError(f"query {query.kind!r} is of whole clients: let it map its rows itself")
         if query.n_features not in (None, linear_map.matrix.shape[0]):
             raise UsageError(f"the map gives {linear_map.matrix.shape[0]} features, the query needs {query.n_features}")
         object.__setattr__(self, "center", linear_map.center)
