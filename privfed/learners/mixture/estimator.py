@@ -193,11 +193,10 @@ class GaussianMixture(Personal, Persistence):
             raise UsageError(
                 "fit_predict needs rows, but a federation shows none: call fit(federation), then predict at each client"
             )
-        return np.asarray(
-            self._fit_rows(X).weighted_log_densities(as_rows(X, estimator=type(self).__name__)).argmax(axis=1)
-        )
+        self._fit_rows(X)
+        return self.predict(X)
 
-    def _fit_rows(self, X: Any) -> MixtureModel:
+    def _fit_rows(self, X: Any) -> None:
         name = type(self).__name__
         check_parameters(self.get_params(), estimator=name)
         check_algorithm_of_rows(self._algorithm())
@@ -228,9 +227,9 @@ class GaussianMixture(Personal, Persistence):
             results.append(self._run(model, rows, -math.inf if warm is None else self.lower_bound_))
         best = max(results, key=lambda result: result.lower_bounds[-1] if result.lower_bounds else -math.inf)
         self._finish(best)
+        self._keep_precision(X)
         if names is not None:
             self.feature_names_in_ = names
-        return best.model
 
     def _run(self, model: MixtureModel, rows: FloatArray, lower_bound: float) -> EMResult:
         if self.max_iter == 0:

@@ -47,6 +47,16 @@ class FittedMixture(Estimator):
             )
         return rows
 
+    def _keep_precision(self, X: Any) -> None:
+        """Round the parameters to float32 where the rows were float32, as scikit-learn has it."""
+        if _single(X):
+            for name in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"):
+                setattr(self, name, getattr(self, name).astype(np.float32))
+
+    def _in_precision_of(self, X: Any, values: FloatArray) -> FloatArray:
+        """Return float32 where both the parameters and the rows are; all computing is done in float64."""
+        return values.astype(np.float32) if _single(X) and _single(self.means_) else values
+
     def predict(self, X: Any) -> IntArray:
         """Return each row's most probable component, shape (n,)."""
         rows = self._rows(X)
@@ -55,12 +65,12 @@ class FittedMixture(Estimator):
     def predict_proba(self, X: Any) -> FloatArray:
         """Return the components' posterior probabilities, shape (n, K)."""
         rows = self._rows(X)
-        return self._model().responsibilities(rows)
+        return self._in_precision_of(X, self._model().responsibilities(rows))
 
     def score_samples(self, X: Any) -> FloatArray:
         """Return each row's log-likelihood in nats, shape (n,)."""
         rows = self._rows(X)
-        return log_sum_exp(self._model().weighted_log_densities(rows))
+        return self._in_precision_of(X, log_sum_exp(self._model().weighted_log_densities(rows)))
 
     def score(self, X: Any, y: object = None) -> float:
         """Return the mean log-likelihood per row in nats."""
@@ -88,3 +98,9 @@ class FittedMixture(Estimator):
 
     def _n_parameters(self) -> int:
         return n_parameters(self.covariance_type, *self.means_.shape)
+
+
+def _single(X: Any) -> bool:
+    """Whether `X` is an array, or a frame of columns, of float32."""
+    dtypes = [getattr(X, "dtype", None)] if not hasattr(X, "dtypes") else list(X.dtypes)
+    return bool(dtypes) and all(dtype == np.float32 for dtype in dtypes)

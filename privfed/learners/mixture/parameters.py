@@ -100,11 +100,12 @@ def check_start(
     checked_weights = None if weights is None else _shaped(weights, (K,), "weights")
     if checked_weights is not None:
         if (checked_weights < 0).any() or (checked_weights > 1).any():
-            raise UsageError(
-                "The parameter 'weights' should be in the range [0, 1], but got max value "
-                f"{checked_weights.max():.5f}, min value {checked_weights.min():.5f}"
+            least, most = checked_weights.min(), checked_weights.max()
+            raise UsageError(  # scikit-learn's words up to the dash, which name the least the greatest
+                f"The parameter 'weights' should be in the range [0, 1], but got max value {least:.5f}, min value"
+                f" {most:.5f} - that is, from {least:.5f} to {most:.5f}"
             )
-        if abs(1.0 - checked_weights.sum()) > 1e-8:
+        if abs(1.0 - checked_weights.sum()) > (1e-6 if getattr(weights, "dtype", None) == np.float32 else 1e-8):
             raise UsageError(
                 f"The parameter 'weights' should be normalized, but got sum(weights) = {checked_weights.sum():.5f}"
             )
