@@ -176,7 +176,7 @@ def test_targets_can_hold_a_bad_value_that_a_loader_brings_later() -> None:
     federation = LocalFederation({"a": lambda: rows[0], "b": images()})
     federation.release(Count())
     rows[0] = (images()[0], np.full(4, np.nan))
-    with pytest.raises(DataError, match="'a'.*4 row"):
+    with pytest.raises(DataError, match=r"'a'.*4 row"):
         federation.release(Count())
 
 

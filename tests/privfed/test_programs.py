@@ -88,8 +88,8 @@ def test_a_query_finds_its_program_at_every_client() -> None:
 
 def test_no_program_travels() -> None:
     """What is sent holds a name of some forty characters, whatever the program is."""
-    assert len(encode_query(Asked(install(program := Powers(2))))) < 200
-    del program
+    program = Powers(2)
+    assert len(encode_query(Asked(install(program)))) < 200
 
 
 def test_a_client_without_the_program_refuses_and_says_so() -> None:
