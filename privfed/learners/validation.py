@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from privfed.errors import UsageError
 from privfed.query import FloatArray
+from privfed.statistics.mapped import parts
 
 __all__ = ["NotNumbersError", "as_rows", "check_feature_names", "feature_names"]
 
@@ -20,6 +21,8 @@ class NotNumbersError(UsageError, TypeError):
 
 def as_rows(X: Any, *, estimator: str, min_samples: int = 1) -> FloatArray:
     """Return `X` as finite float64 rows of shape (n, d), C order; the caller's array is not changed.
+
+    Rows of that kind are not copied, those of a memory-mapped file included.
 
     Args:
         X: array-like or frame with two dimensions and numeric entries.
@@ -58,7 +61,7 @@ def as_rows(X: Any, *, estimator: str, min_samples: int = 1) -> FloatArray:
         raise UsageError(
             f"Found array with 0 feature(s) (shape={rows.shape}) while a minimum of 1 is required by {estimator}."
         )
-    if not np.isfinite(rows).all():
+    if not all(np.isfinite(part).all() for part in parts(rows)):
         what = "NaN" if np.isnan(rows).any() else "infinity or a value too large for dtype('float64')"
         raise UsageError(
             f"Input X contains {what}. {estimator} does not accept missing or infinite values: drop those rows, or "

@@ -7,13 +7,16 @@ same fit.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
 from privfed.query import FloatArray
-from privfed.statistics.mixture_estep import MixtureSums, choose_reference, client_statistics
+from privfed.statistics.mapped import parts
+from privfed.statistics.mixture_estep import MixtureSums, choose_reference, e_step
 from privfed.statistics.mixture_model import CovarianceType, MixtureModel
 from privfed.statistics.moments import svec, unsvec
 
@@ -121,14 +124,20 @@ def fit_rows(
     after: Callable[[int, float, float], None] | None = None,
     maximise: Callable[..., EMResult] | None = None,
 ) -> EMResult:
-    """Run EM on the rows of `X`, shape (n, d), held in one place; `maximise` is `expectation_maximization` or alike."""
-    centre = X.mean(axis=0)
+    """Run EM on the rows of `X`, shape (n, d), held in one place; `maximise` is `expectation_maximization` or alike.
 
-    def e_step(current: MixtureModel) -> MixtureSums:
-        return client_statistics(current, X, reference=choose_reference(current, centre))
+    Rows of a memory-mapped file are read part by part in each step.
+    """
+    centre = np.sum([part.sum(axis=0) for part in parts(X)], axis=0) / len(X)
+
+    def e_step_of_rows(current: MixtureModel) -> MixtureSums:
+        statistics = e_step(current, reference=choose_reference(current, centre))
+        return reduce(operator.add, map(statistics, parts(X)))
 
     run = expectation_maximization if maximise is None else maximise
-    return run(model, e_step, tol=tol, max_iter=max_iter, reg_covar=reg_covar, lower_bound=lower_bound, after=after)
+    return run(
+        model, e_step_of_rows, tol=tol, max_iter=max_iter, reg_covar=reg_covar, lower_bound=lower_bound, after=after
+    )
 
 
 def model_from_responsibilities(

@@ -12,7 +12,8 @@ from privfed.errors import UsageError
 from privfed.learners.base import Estimator, check_random_state
 from privfed.learners.validation import as_rows, check_feature_names
 from privfed.query import FloatArray
-from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel, log_sum_exp, n_parameters
+from privfed.statistics.mapped import by_parts
+from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel, n_parameters
 
 __all__ = ["FittedMixture", "IntArray"]
 
@@ -60,7 +61,8 @@ class FittedMixture(Estimator):
     def predict(self, X: Any) -> IntArray:
         """Return each row's most probable component, shape (n,)."""
         rows = self._rows(X)
-        return np.asarray(self._model().weighted_log_densities(rows).argmax(axis=1))
+        model = self._model()
+        return np.asarray(by_parts(lambda part: model.weighted_log_densities(part).argmax(axis=1), rows))
 
     def predict_proba(self, X: Any) -> FloatArray:
         """Return the components' posterior probabilities, shape (n, K)."""
@@ -70,7 +72,7 @@ class FittedMixture(Estimator):
     def score_samples(self, X: Any) -> FloatArray:
         """Return each row's log-likelihood in nats, shape (n,)."""
         rows = self._rows(X)
-        return self._in_precision_of(X, log_sum_exp(self._model().weighted_log_densities(rows)))
+        return self._in_precision_of(X, by_parts(self._model().log_likelihoods, rows))
 
     def score(self, X: Any, y: object = None) -> float:
         """Return the mean log-likelihood per row in nats."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import numpy as np
+
 from privfed.errors import UsageError
 from privfed.learners.mixture.em import model_from_responsibilities
 from privfed.learners.mixture.exact import Algorithm
 from privfed.learners.mixture.initialise import RowsInit, initial_responsibilities
 from privfed.learners.mixture.parameters import Start
 from privfed.query import FloatArray
+from privfed.statistics.mapped import is_mapped
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
 
 __all__ = ["check_algorithm_of_rows", "start_from_rows"]
+
+MOST_MAPPED: Final = 100_000  # rows of a file that a start is made of
 
 
 def start_from_rows(
@@ -23,9 +30,14 @@ def start_from_rows(
     reg_covar: float,
     random: Generator,
 ) -> MixtureModel:
-    """Return the start of EM: the given parts, and the rest from responsibilities that `init` gives the rows."""
+    """Return the start of EM: the given parts, and the rest from responsibilities that `init` gives the rows.
+
+    Of a memory-mapped file, evenly spaced rows are looked at, `MOST_MAPPED` at most.
+    """
     if start.weights is not None and start.means is not None and start.precisions is not None:
         return MixtureModel.from_precisions(start.weights, start.means, start.precisions, covariance_type)
+    if is_mapped(rows):
+        rows = np.array(rows[:: -(-len(rows) // MOST_MAPPED)])
     responsibilities = initial_responsibilities(rows, n_components, init, random)
     model = model_from_responsibilities(rows, responsibilities, covariance_type, reg_covar=reg_covar)
     weights = start.weights
