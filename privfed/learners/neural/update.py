@@ -1,0 +1,363 @@
+"""One round of training as a query: every client adds its model's change, weighted, clipped, with its own figures.
+
+The change, the number of rows that weighs it, the number of steps, the flag for adaptive clipping and the control
+variate are coordinates of one protected vector. Nobody learns any of them of a single client.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from privfed.errors import UsageError, checked_integer, checked_number
+from privfed.federation.release import Release
+from privfed.learners.neural.compression import Compression, Compressor
+from privfed.learners.neural.limbs import Limbs
+from privfed.learners.neural.local import SEED_LIMIT, LocalTraining, Trained, effective_steps, proximal_term, train
+from privfed.learners.neural.objective import Anchor
+from privfed.learners.neural.program import TorchProgram
+from privfed.mechanism.clip import clip_l2
+from privfed.query import LARGEST_VALUE, Block, ClientQuery, FloatArray, frozen_array
+from privfed.statistics.programs import installed
+
+__all__ = ["LARGEST_NORM", "ModelUpdate", "UpdateSums"]
+
+Memory = MutableMapping[str, npt.NDArray[Any]]
+LARGEST_NORM: Final = 2.0**12  # of a change that nobody asked to clip: networks that moved further have diverged
+NOTHING: Final = frozen_array(np.empty(0))
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class UpdateSums:
+    """The released sums of a round, in natural units.
+
+    Attributes:
+        delta: sum of weight times change, over what travels, compressed if it was.
+        weight: sum of the weights; None where they are not summed.
+        steps: sum of weight times number of steps; None without FedNova.
+        control: sum of weight times change of the control variates; None without SCAFFOLD.
+        unclipped: clients within the clip norm, less half of all; None where nobody counts.
+        contributed: clients that trained and did not diverge; None under a budget.
+        clipped: clients whose change was longer than the clip norm; None under a budget.
+        capped: clients with more rows than the largest weight; None under a budget.
+    """
+
+    delta: FloatArray
+    weight: float | None = None
+    steps: float | None = None
+    control: FloatArray | None = None
+    unclipped: float | None = None
+    contributed: int | None = None
+    clipped: int | None = None
+    capped: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ModelUpdate(ClientQuery):
+    """The sum over clients of what local training changed.
+
+    Blocks under a budget: `delta`, and as asked for `weight`, `steps`, `control`, `unclipped`. Without a budget
+    (`exact`): `limbs`, all of them as numbers of 60 bits and more, with counts of who contributed and who was clipped.
+
+    Args:
+        program: name of the model, see `privfed.statistics.programs`.
+        parameters: where everybody starts, float64 of shape `(n_parameters,)`.
+        training: `LocalTraining.as_fields()`.
+        seed: of the rows' order, in [0, 2^63).
+        run: names what clients remember for the length of one run.
+        clip: L2 norm to which a change is cut before it is weighted, > 0.
+        largest_weight: public bound on a client's weight, its number of rows; 0.0 weighs all clients 1.
+        weight_share: part of the privacy cost that the sum of weights takes; 0.0 leaves it out.
+        exact: for sums without noise; weights are then summed in any case.
+        count_weight: part of the vector's length that the flag for adaptive clipping takes; 0.0 leaves it out.
+        proximal: FedProx's mu, >= 0.
+        anchor, anchor_strengths: of an `Anchor` in the order of the model's parameters; empty for none.
+        normalise: whether a change is divided by its number of steps, and the steps are summed: FedNova.
+        steps_share: part of the privacy cost that the sum of steps takes.
+        control: SCAFFOLD's control variate of the server; empty for none.
+        control_clip: L2 norm to which the change of a client's control variate is cut.
+        control_share: part of the privacy cost that the control variates take.
+        compression: `Compression.as_fields()`, or () for none.
+        round_seed: 32 public bytes for the compression.
+        personal: patterns of parameter names that stay at the client, in its memory under `personal:<name>`.
+
+    Guarantees:
+        The scaled vector of a client has norm at most 1, all of its blocks together, whatever its rows are.
+        A client without rows, or whose training failed or came to NaN, adds nothing but zeros, weight included. Its own
+        log says so; the vector does not.
+    """
+
+    kind: ClassVar[str] = "model_update"
+    program: str
+    parameters: FloatArray
+    training: tuple[Any, ...]
+    seed: int
+    run: str = ""
+    clip: float = LARGEST_NORM
+    largest_weight: float = 0.0
+    weight_share: float = 0.0
+    exact: bool = False
+    count_weight: float = 0.0
+    proximal: float = 0.0
+    anchor: FloatArray = field(default_factory=lambda: NOTHING)
+    anchor_strengths: FloatArray = field(default_factory=lambda: NOTHING)
+    normalise: bool = False
+    steps_share: float = 0.05
+    control: FloatArray = field(default_factory=lambda: NOTHING)
+    control_clip: float = LARGEST_NORM
+    control_share: float = 0.5
+    compression: tuple[Any, ...] = ()
+    round_seed: bytes = bytes(32)
+    personal: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("parameters", "anchor", "anchor_strengths", "control"):
+            value = getattr(self, name)
+            if value.flags.writeable or value.dtype != np.float64:
+                object.__setattr__(self, name, frozen_array(value))
+            if value.ndim != 1 or not np.isfinite(value).all():
+                raise UsageError(f"{name} of a model update has shape {value.shape}, expected one axis, all finite")
+        for name in ("clip", "control_clip"):
+            object.__setattr__(self, name, checked_number(name, getattr(self, name)))
+        checked_integer("seed", self.seed, least=0, most=SEED_LIMIT - 1)
+        if not (math.isfinite(self.largest_weight) and self.largest_weight >= 0.0):
+            raise UsageError(f"largest_weight is {self.largest_weight!r}, expected a number of rows, or 0.0")
+        if not (math.isfinite(self.proximal) and self.proximal >= 0.0):
+            raise UsageError(f"proximal is {self.proximal!r}, expected a finite number of at least 0")
+        if self.control.size not in (0, self.parameters.size):
+            raise UsageError(
+                f"the control variate has {self.control.size} coordinates, the model {self.parameters.size}"
+            )
+        parts = (self.weight_share, self.count_weight**2, self._steps_part, self._control_part)
+        if min(parts) < 0.0 or not sum(parts) < 1.0:
+            raise UsageError("weight, steps, control and count take all of the privacy cost: leave some for the change")
+        self._local  # noqa: B018  # checks the settings
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """What travels."""
+        if self.exact:
+            return (self._limbs.block("limbs"),)
+        cap = self._cap
+        rest = 1.0 - self.weight_share - self.count_weight**2 - self._steps_part - self._control_part
+        found = [Block("delta", (self.length,), self.clip * cap, rest)]
+        if self.weight_share:
+            found.append(Block("weight", (), cap, self.weight_share))
+        if self.normalise:
+            found.append(Block("steps", (), cap * self._most_steps, self._steps_part))
+        if self.control.size:
+            found.append(Block("control", self.control.shape, cap * self.control_clip, self._control_part))
+        if self.count_weight:
+            found.append(Block("unclipped", (), 0.5, self.count_weight**2))
+        return tuple(found)
+
+    @property
+    def length(self) -> int:
+        """Coordinates of the change that travels."""
+        if self.compression:
+            return self._compressor.compressed_length
+        return int(self._travels.sum()) if self.personal else self.parameters.size
+
+    def admit(self, data: FloatArray, *, scanned: bool = False) -> None:
+        """Refuse rows that this model cannot use, whatever its parameters are.
+
+        Raises:
+            DataError: see `Query.admit` and `TorchProgram.check_rows`.
+            UsageError: this client has not installed the model.
+        """
+        super().admit(data, scanned=scanned)
+        self._model.check_rows(data)
+
+    def client_contribution(self, data: FloatArray, memory: Memory) -> Mapping[str, npt.ArrayLike]:
+        """Return what one client adds, zeros if its training failed."""
+        values = self._trained_values(data, memory) if len(data) else None
+        if values is None:
+            values = {name: np.zeros(shape) for name, shape, _ in self._parts}
+        if self.exact:
+            return {"limbs": self._limbs.split(values)}
+        return {block.name: values[block.name] for block in self.blocks}
+
+    def sums(self, release: Release) -> UpdateSums:
+        """Return what a release of this query says."""
+        values = self._limbs.join(release["limbs"]) if self.exact else release.values
+        found = {name: float(values[name]) for name in ("weight", "steps", "unclipped") if name in values}
+        counts = dict(zip(("contributed", "clipped", "capped"), values.get("counts", ()), strict=False))
+        return UpdateSums(
+            delta=values["delta"],
+            control=values.get("control"),
+            **found,
+            **{name: round(float(number)) for name, number in counts.items()},
+        )
+
+    def expand(self, delta: FloatArray) -> FloatArray:
+        """Return a (mean) change of all parameters from one of those that travel; the others do not move."""
+        if self.compression:
+            delta = self._compressor.expand(delta, self.round_seed)
+        if not self.personal:
+            return delta
+        whole = np.zeros(self.parameters.size)
+        whole[self._travels] = delta
+        return whole
+
+    @cached_property
+    def _local(self) -> LocalTraining:
+        return LocalTraining.from_fields(self.training)
+
+    @cached_property
+    def _model(self) -> TorchProgram:
+        model = installed(self.program, of=TorchProgram)
+        if model.n_parameters != self.parameters.size:
+            raise UsageError(f"the model has {model.n_parameters} parameters, the query brings {self.parameters.size}")
+        return model
+
+    @cached_property
+    def _travels(self) -> npt.NDArray[np.bool_]:
+        return ~np.repeat(
+            [_named(name, self.personal) for name, _ in self._model.layout],
+            [math.prod(shape) for _, shape in self._model.layout],
+        )
+
+    @cached_property
+    def _compressor(self) -> Compressor:
+        layout = tuple((name, shape) for name, shape in self._model.layout if not _named(name, self.personal))
+        return Compression.from_fields(self.compression).over(layout)
+
+    @property
+    def _cap(self) -> float:
+        return self.largest_weight or 1.0
+
+    @property
+    def _steps_part(self) -> float:
+        return self.steps_share if self.normalise else 0.0
+
+    @property
+    def _control_part(self) -> float:
+        return self.control_share if self.control.size else 0.0
+
+    @property
+    def _most_steps(self) -> float:
+        """Bound on the number of (effective) steps, of a client of the largest weight."""
+        return effective_steps(self._local.steps(math.ceil(self._cap)), self._local, self.proximal)
+
+    @property
+    def _parts(self) -> list[tuple[str, tuple[int, ...], float]]:
+        """Name, shape and bound of all that a client works out; under a budget not all of it travels."""
+        cap = self._cap
+        found: list[tuple[str, tuple[int, ...], float]] = [
+            ("delta", (self.length,), cap * self.clip),
+            ("weight", (), cap),
+            ("counts", (3,), 2.0),
+            ("unclipped", (), 0.5),
+        ]
+        if self.normalise:
+            found.append(("steps", (), cap * self._most_steps))
+        if self.control.size:
+            found.append(("control", self.control.shape, cap * self.control_clip))
+        return found
+
+    @cached_property
+    def _limbs(self) -> Limbs:
+        return Limbs(tuple(part for part in self._parts if part[0] != "unclipped"))
+
+    def _trained_values(self, data: FloatArray, memory: Memory) -> dict[str, FloatArray] | None:
+        """Return the parts of a client with rows, or None if its training failed."""
+        start = self._own_start(memory)
+        own = memory.get(self._control_name) if self.control.size else None
+        control = np.zeros_like(self.control) if own is None else own
+        try:
+            trained = train(
+                self._model,
+                start,
+                data,
+                self._local,
+                seed=self.seed,
+                objectives=self._objectives(start),
+                shift=self.control - control if self.control.size else None,
+            )
+        except (RuntimeError, ValueError, ArithmeticError, IndexError, TypeError) as error:
+            # A round that failed on these rows and not on others would tell about them.
+            logger.warning("local training failed, this client contributes nothing in this round: %s", error)
+            return None
+        if not np.abs(trained.delta).max(initial=0.0) <= LARGEST_VALUE:
+            logger.warning(
+                "local training came to NaN, infinity or beyond 1e100, this client contributes nothing in this round: look at its"
+                " rows, or ask for a lower learning rate"
+            )
+            return None
+        return self._values(trained, start, control, len(data), memory)
+
+    def _values(
+        self, trained: Trained, start: FloatArray, control: FloatArray, n_rows: int, memory: Memory
+    ) -> dict[str, FloatArray]:
+        weight = min(float(n_rows), self.largest_weight) if self.largest_weight else 1.0
+        capped = bool(self.largest_weight) and n_rows > self.largest_weight
+        delta, values = trained.delta, {"weight": np.asarray(weight)}
+        self._keep_personal(start + delta, memory)
+        if self.control.size:
+            # Option II of the paper: c_i+ = c_i - c + (x - y_i) / (K eta); what is sent is what is kept.
+            moved = -self.control - delta / (trained.steps * self._local.learning_rate)
+            moved = clip_l2(moved, self.control_clip)
+            memory[self._control_name] = control + moved
+            values["control"] = weight * moved
+        if self.normalise:
+            steps = effective_steps(trained.steps, self._local, self.proximal)
+            delta = delta / steps
+            values["steps"] = np.asarray(weight * min(steps, self._most_steps))
+        if self.personal:
+            delta = delta[self._travels]
+        if self.compression:
+            delta = self._compressor.compress(delta, self.round_seed, memory)
+        clipped = clip_l2(delta, self.clip)
+        short = bool(np.array_equal(clipped, delta))
+        values["delta"] = clipped if weight == 1.0 else weight * clipped
+        values["unclipped"] = np.asarray(0.5 if short else -0.5)
+        values["counts"] = np.array([1.0, not short, capped], dtype=np.float64)
+        return values
+
+    @property
+    def _control_name(self) -> str:
+        return f"scaffold.control.{self.run}"
+
+    def _objectives(self, start: FloatArray) -> list[Anchor]:
+        found = []
+        if self.anchor.size:
+            sizes = np.array([math.prod(shape) for _, shape in self._model.layout], dtype=np.int64)
+            found.append(Anchor(self.anchor, self.anchor_strengths, sizes))
+        if self.proximal:
+            found.append(proximal_term(self._model, start, self.proximal))
+        return found
+
+    def _own_start(self, memory: Memory) -> FloatArray:
+        """Return the parameters with this client's personal ones in their places."""
+        if not self.personal:
+            return self.parameters
+        start, position = self.parameters.copy(), 0
+        for name, shape in self._model.layout:
+            size = math.prod(shape)
+            kept = memory.get(f"personal:{name}") if _named(name, self.personal) else None
+            if kept is not None and kept.shape == shape:
+                start[position : position + size] = kept.ravel()
+            position += size
+        return start
+
+    def _keep_personal(self, parameters: FloatArray, memory: Memory) -> None:
+        position = 0
+        for name, shape in self._model.layout if self.personal else ():
+            size = math.prod(shape)
+            if _named(name, self.personal):
+                memory[f"personal:{name}"] = parameters[position : position + size].reshape(shape)
+            position += size
+
+
+def _named(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
