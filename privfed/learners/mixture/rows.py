@@ -12,7 +12,7 @@ from privfed.learners.mixture.exact import Algorithm
 from privfed.learners.mixture.initialise import RowsInit, initial_responsibilities
 from privfed.learners.mixture.parameters import Start
 from privfed.query import FloatArray
-from privfed.statistics.mapped import is_mapped
+from privfed.statistics.mapped import is_mapped, parts
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
 
 __all__ = ["check_algorithm_of_rows", "start_from_rows"]
@@ -37,7 +37,8 @@ def start_from_rows(
     if start.weights is not None and start.means is not None and start.precisions is not None:
         return MixtureModel.from_precisions(start.weights, start.means, start.precisions, covariance_type)
     if is_mapped(rows):
-        rows = np.array(rows[:: -(-len(rows) // MOST_MAPPED)])
+        every = -(-len(rows) // MOST_MAPPED)
+        rows = np.concatenate([part[::every].copy() for part in parts(rows)])
     responsibilities = initial_responsibilities(rows, n_components, init, random)
     model = model_from_responsibilities(rows, responsibilities, covariance_type, reg_covar=reg_covar)
     weights = start.weights
