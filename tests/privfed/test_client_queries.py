@@ -420,6 +420,17 @@ def test_a_round_asked_anew_starts_from_what_was_committed() -> None:
     assert not np.array_equal(side.contribution(query, plan, silos()["c0"]).vector, first)
 
 
+@pytest.mark.parametrize(("outcome", "kept"), [({"survivors": 5, "summed": False}, 0), ({}, 0), ({"survivors": 5}, 1)])
+def test_a_client_that_computed_in_vain_remembers_nothing(outcome, kept) -> None:
+    """Its message was lost after it had computed: the others went on without it, or not at all."""
+    home: dict[str, np.ndarray] = {}
+    federation = LocalFederation(silos(), mode="trusted", memories={"c0": home})
+    side, query = federation._sides["c0"], MeanRow(3)
+    side.contribution(query, federation.plan(query), silos()["c0"])
+    side.close(participants=6, **outcome)
+    assert len(home) == kept
+
+
 @pytest.mark.parametrize(
     ("memories", "match"),
     [

@@ -230,6 +230,16 @@ def test_cohorts_of_a_fixed_population_do_not_change() -> None:
     assert silos.release(Count()).participants == 2
 
 
+@pytest.mark.parametrize("security", ["semi-honest", "malicious"])
+def test_another_client_of_an_old_name_is_another_client(security) -> None:
+    """The set-up of those who left serves nobody else: neither their keys nor their rows."""
+    silos = federation(security=security)
+    assert count(silos, rounds=9) == 46
+    silos.leave("c3")
+    silos.join({"c3": rows(1000)})
+    assert count(silos, rounds=9) == 1033
+
+
 def test_nobody_comes_or_goes_without_a_name() -> None:
     silos = federation()
     silos.join({})
