@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from privfed.datasets import Dataset
 from privfed.demo.compare import Score
-from privfed.demo.data import DemoData
 from privfed.demo.options import DemoOptions
 from privfed.query import FloatArray
 from privfed.report import (
@@ -49,7 +49,7 @@ class DemoResult:
     """
 
     options: DemoOptions
-    data: DemoData
+    data: Dataset
     sizes: tuple[int, ...]
     rounds: tuple[dict[str, Any], ...]
     private: Score
@@ -133,7 +133,7 @@ def _sections(result: DemoResult) -> tuple[Section, ...]:
                 ("data", result.data.name),
                 ("silos", f"{len(sizes)}, of {min(sizes)} to {max(sizes)} training rows"),
                 ("split", "Dirichlet(0.5) over the labels: no two silos hold the same mixture"),
-                ("held out", f"{len(result.data.rows) - sum(sizes)} rows that no silo trained on"),
+                ("held out", f"{len(result.data.X) - sum(sizes)} rows that no silo trained on"),
             )
         ),
         Table(

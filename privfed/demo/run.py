@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from privfed.datasets import Dataset
+from privfed.datasets.dataset import split_rows
 from privfed.demo.compare import pooled_score, score_of, silo_scores
-from privfed.demo.data import DemoData, IntArray, dirichlet_silos, load_data, split
+from privfed.demo.data import IntArray, dirichlet_silos, load_data
 from privfed.demo.options import DemoOptions
 from privfed.demo.pages import DemoResult, write_pages
 from privfed.demo.progress import RoundTable
@@ -48,13 +50,13 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict[str, 
     console = console or Console(stderr=True)
     data = load_data(options.data)
     rng = np.random.default_rng(options.seed)
-    train, test = split(data, held_out=HELD_OUT, rng=rng)
+    train, test = split_rows(len(data), held_out=HELD_OUT, random_state=rng)
     if options.components > len(train) // 4:
         raise UsageError(f"{options.components} components for {len(train)} training rows: fewer --components")
-    silos = dirichlet_silos(data.labels, train, options.clients, alpha=ALPHA, rng=rng)
+    silos = dirichlet_silos(data.y, train, options.clients, alpha=ALPHA, rng=rng)
     folder = _fresh_folder(options.out)
     budget = Budget(epsilon=options.epsilon, delta=options.delta, unit="record")
-    clients = {f"silo-{index:02d}": data.rows[rows] for index, rows in enumerate(silos)}
+    clients = {f"silo-{index:02d}": data.X[rows] for index, rows in enumerate(silos)}
     if options.progress:
         _introduce(console, options, data, silos)
     with LocalFederation(
@@ -71,7 +73,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict[str, 
             linear_map, mixture = _train(federation, data, options, table, rounds)
     verification = verify(folder / "ledger.db")
     projected = [linear_map(rows) for rows in clients.values()]
-    held_out, labels = linear_map(data.rows[test]), None if data.labels is None else data.labels[test]
+    held_out, labels = linear_map(data.X[test]), None if data.y is None else data.y[test]
     settings: dict[str, Any] = {"components": options.components, "seed": options.seed}
     result = DemoResult(
         options=options,
@@ -92,7 +94,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict[str, 
 
 def _train(
     federation: LocalFederation,
-    data: DemoData,
+    data: Dataset,
     options: DemoOptions,
     table: RoundTable,
     rounds: list[dict[str, Any]],
@@ -157,7 +159,7 @@ def _fresh_folder(out: Path) -> Path:
     return folder
 
 
-def _introduce(console: Console, options: DemoOptions, data: DemoData, silos: list[IntArray]) -> None:
+def _introduce(console: Console, options: DemoOptions, data: Dataset, silos: list[IntArray]) -> None:
     sizes = sorted(len(rows) for rows in silos)
     console.print(
         f"[bold]{data.name}[/bold]: {sum(sizes)} training rows at {len(sizes)} silos of {sizes[0]} to {sizes[-1]} rows,"

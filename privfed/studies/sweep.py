@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from privfed.demo.data import DemoData, dirichlet_silos, load_data, split
+from privfed.datasets import Dataset
+from privfed.datasets.dataset import split_rows
+from privfed.demo.data import dirichlet_silos, load_data
 from privfed.engines import LocalFederation
 from privfed.errors import UsageError
 from privfed.query import FloatArray
@@ -217,14 +219,14 @@ def _grid(options: SweepOptions) -> Iterator[tuple[str, float | None, int]]:
     yield from ((NOT_PRIVATE, None, seed) for seed in seeds)
 
 
-def _train(options: SweepOptions, data: DemoData, mode: str, epsilon: float | None, seed: int) -> Outcome:
+def _train(options: SweepOptions, data: Dataset, mode: str, epsilon: float | None, seed: int) -> Outcome:
     rng = np.random.default_rng(seed)
-    train, test = split(data, held_out=HELD_OUT, rng=rng)
-    silos = [data.rows[rows] for rows in dirichlet_silos(data.labels, train, options.clients, alpha=ALPHA, rng=rng)]
+    train, test = split_rows(len(data), held_out=HELD_OUT, random_state=rng)
+    silos = [data.X[rows] for rows in dirichlet_silos(data.y, train, options.clients, alpha=ALPHA, rng=rng)]
     setting = Setting(
         components=options.components,
         covariance_type=options.covariance_type,
-        project=_axes(options, data.rows),
+        project=_axes(options, data.X),
         bounds=options.bounds or data.bounds,
         seed=seed,
     )
@@ -234,7 +236,7 @@ def _train(options: SweepOptions, data: DemoData, mode: str, epsilon: float | No
     engine: Any = "trusted" if epsilon is None else mode
     with LocalFederation(silos, budget=budget, mode=engine, max_records=MAX_RECORDS) as federation:
         try:
-            score, pooled = LEARNERS[options.learner].run(federation, silos, data.rows[test], setting)
+            score, pooled = LEARNERS[options.learner].run(federation, silos, data.X[test], setting)
         except UsageError as error:
             return Outcome(mode, epsilon, seed, None, None, error=str(error))
         return Outcome(mode, epsilon, seed, score, pooled, epsilons=_spent(federation))

@@ -6,17 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privfed.demo.data import dirichlet_silos, load_data, split
+from privfed.datasets.dataset import split_rows
+from privfed.demo.data import dirichlet_silos, load_data
 from privfed.demo.options import DemoOptions
 from privfed.errors import UsageError
 
 
 def test_digits_are_the_real_ones() -> None:
     data = load_data(None)
-    assert data.rows.shape == (1797, 64)
+    assert data.X.shape == (1797, 64)
     assert data.bounds == (0.0, 16.0)
-    assert data.rows.min() == 0.0
-    assert data.rows.max() == 16.0
+    assert data.X.min() == 0.0
+    assert data.X.max() == 16.0
     assert data.image_shape == (8, 8)
 
 
@@ -34,8 +35,8 @@ def test_silos_share_the_rows_out_and_nobody_is_left_empty(seed, n, labelled) ->
 def test_silos_differ() -> None:
     data = load_data(None)
     rng = np.random.default_rng(0)
-    silos = dirichlet_silos(data.labels, np.arange(1797), 20, alpha=0.5, rng=rng)
-    shares = np.array([np.bincount(data.labels[silo], minlength=10) / len(silo) for silo in silos])
+    silos = dirichlet_silos(data.y, np.arange(1797), 20, alpha=0.5, rng=rng)
+    shares = np.array([np.bincount(data.y[silo], minlength=10) / len(silo) for silo in silos])
     assert np.abs(shares - 0.1).sum(axis=1).mean() > 0.6  # an even split would be near 0.2
 
 
@@ -46,7 +47,7 @@ def test_too_few_rows_are_refused() -> None:
 
 def test_split_is_a_partition() -> None:
     data = load_data(None)
-    train, test = split(data, held_out=0.2, rng=np.random.default_rng(1))
+    train, test = split_rows(len(data), held_out=0.2, random_state=1)
     assert sorted([*train, *test]) == list(range(1797))
     assert len(test) == 359
 
@@ -58,11 +59,11 @@ def test_files_are_read(tmp_path) -> None:
     np.savetxt(tmp_path / "a.csv", table, delimiter=",", header="p,q,label,r,s", comments="")
     for name in ("a.npz", "a.csv"):
         data = load_data(tmp_path / name)
-        np.testing.assert_array_equal(data.rows, rows)
-        np.testing.assert_array_equal(data.labels, labels)
+        np.testing.assert_array_equal(data.X, rows)
+        np.testing.assert_array_equal(data.y, labels)
         assert data.bounds is None
     np.savez(tmp_path / "images.npz", X=np.zeros((50, 3, 3), dtype=np.uint8))
-    assert load_data(tmp_path / "images.npz").rows.shape == (50, 9)
+    assert load_data(tmp_path / "images.npz").X.shape == (50, 9)
 
 
 def test_files_that_cannot_be_used_are_refused(tmp_path) -> None:
@@ -92,7 +93,7 @@ def test_an_index_of_rows_is_no_feature(tmp_path) -> None:
         with pytest.raises(UsageError, match=r"first column.*to_csv\(index=False\)"):
             load_data(tmp_path / name)
     frame.to_csv(tmp_path / "plain.csv", index=False)
-    np.testing.assert_allclose(load_data(tmp_path / "plain.csv").rows, frame.to_numpy())
+    np.testing.assert_allclose(load_data(tmp_path / "plain.csv").X, frame.to_numpy())
 
 
 @pytest.mark.parametrize(
