@@ -1,7 +1,7 @@
 """What a client adds to the loss of its own rows while it trains: a pull towards weights that everybody knows.
 
-Local training minimises `L_k(w) + sum_j strength_j |w_j - anchor_j|^2`, j over the tensors of the model. With the source
-model as the anchor that is L2-SP; the anchor and the strengths are public and travel with the query, as data.
+Local training minimises `L_k(w) + sum_j strength_j |w_j - anchor_j|^2`, j over the tensors of the model. With the
+source model as the anchor that is L2-SP; anchor and strengths are public and travel with the query, as data.
 """
 
 from __future__ import annotations

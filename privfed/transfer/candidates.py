@@ -1,0 +1,198 @@
+"""Source models that could be transferred: a name, a model, and where to cut its features."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from privfed.errors import UsageError, checked_number
+from privfed.learners.neural.losses import require_torch
+from privfed.query import FloatArray
+from privfed.statistics.features import FeatureMap
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Candidate", "source_of"]
+
+ArrayFunction: TypeAlias = Callable[[FloatArray], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A source model that may be chosen.
+
+    Args:
+        name: how it is called in tables; distinct among candidates.
+        model: a torch module, which is copied and evaluated in evaluation mode, or a function of an array of inputs
+            `(1, *feature_shape)` that returns features `(1, width)`. No torch is needed for functions.
+        features: torch: name of the module whose output are the features ("encoder.3"), or a function of
+            (model, inputs) that returns them; None for the model's own output. Functions: leave it out.
+        source_head: whether the model's output are scores per source label, for LEEP. With a function as `model`, a
+            second function that returns probabilities of source labels `(1, labels)`.
+        feature_bound: public L2 norm to which this candidate's features are clipped, > 0, in their own units; "unit"
+            scales every row's features to norm 1 instead; None for what `rank_sources` is told.
+        version: text that tells functions of one name apart; torch modules are told apart by their weights.
+    """
+
+    name: str
+    model: torch.nn.Module | ArrayFunction
+    features: str | Callable[..., Any] | None = None
+    source_head: bool | ArrayFunction = False
+    feature_bound: float | str | None = None
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name or not isinstance(self.name, str):
+            raise UsageError(f"a candidate's name is {self.name!r}, expected text")
+        if not callable(self.model):
+            raise UsageError(
+                f"candidate {self.name!r} is a {type(self.model).__name__}, expected a model or a function"
+            )
+        if isinstance(self.feature_bound, str):
+            if self.feature_bound != "unit":
+                raise UsageError(f"feature_bound is {self.feature_bound!r}, expected a number above 0 or 'unit'")
+        elif self.feature_bound is not None:
+            checked_number("feature_bound", self.feature_bound)
+
+
+class _Source:
+    """A candidate as clients run it: one row at a time."""
+
+    kind = "source_model"
+
+    def __init__(self, evaluate: Callable[[FloatArray], tuple[FloatArray, FloatArray]], described: str, unit: bool):
+        self._evaluate = evaluate
+        self._unit = unit
+        self.description = f"{described}\nunit features {unit}"
+        self.width, self.n_labels = 0, 0
+
+    def features_of(self, row: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return features and label distribution of one row's inputs."""
+        features, labels = self._evaluate(row)
+        if self._unit:
+            size = float(np.linalg.norm(features))
+            features = features / size if size > 0 else features
+        return features, labels
+
+    def probe(self, name: str, columns: int) -> None:
+        """Find the sizes on a row of zeros and one of ones.
+
+        Raises:
+            UsageError: the candidate cannot be evaluated, or not with fixed sizes.
+        """
+        sizes = set()
+        for value in (0.0, 1.0):
+            try:
+                features, labels = self.features_of(np.full(columns, value))
+            except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
+                raise UsageError(f"candidate {name!r} does not take a row of {columns} inputs: {error}") from error
+            sizes.add((features.shape, labels.shape))
+        if len(sizes) != 1 or any(len(shape) != 1 for shape in next(iter(sizes))):
+            raise UsageError(f"candidate {name!r} gives {sorted(sizes)} for one row, expected vectors of fixed sizes")
+        ((self.width,), (self.n_labels,)) = next(iter(sizes))
+        if self.width < 1:
+            raise UsageError(f"candidate {name!r} has no features")
+
+
+def source_of(candidate: Candidate, feature_shape: tuple[int, ...], *, unit: bool) -> FeatureMap:
+    """Return the program that clients install for `candidate`.
+
+    Args:
+        candidate: the source model.
+        feature_shape: of one row's inputs.
+        unit: whether features are scaled to norm 1.
+
+    Raises:
+        UsageError: torch is missing for a torch module, a layer is not there, or a row cannot be evaluated.
+    """
+    if hasattr(candidate.model, "named_modules"):
+        evaluate, described = _torch_source(candidate, feature_shape)
+    else:
+        evaluate, described = _function_source(candidate, feature_shape)
+    source = _Source(evaluate, f"{described}\ninputs {list(feature_shape)}", unit)
+    source.probe(candidate.name, math.prod(feature_shape))
+    return source
+
+
+def _function_source(
+    candidate: Candidate, shape: tuple[int, ...]
+) -> tuple[Callable[[FloatArray], tuple[FloatArray, FloatArray]], str]:
+    function: Any = candidate.model
+    if candidate.features is not None:
+        raise UsageError(f"candidate {candidate.name!r} is a function: it returns the features, leave features= out")
+    head: Any = candidate.source_head
+    if head is True:
+        raise UsageError(
+            f"candidate {candidate.name!r} is a function: give its source labels' probabilities as a second function,"
+            " source_head=..."
+        )
+
+    def evaluate(row: FloatArray) -> tuple[FloatArray, FloatArray]:
+        inputs = row.reshape(1, *shape)
+        labels = np.asarray(head(inputs), dtype=np.float64).ravel() if head else np.zeros(0)
+        return np.asarray(function(inputs), dtype=np.float64).ravel(), labels
+
+    return evaluate, f"function {candidate.name!r} version {candidate.version!r}"
+
+
+def _torch_source(
+    candidate: Candidate, shape: tuple[int, ...]
+) -> tuple[Callable[[FloatArray], tuple[FloatArray, FloatArray]], str]:
+    require_torch()
+    import torch
+
+    model: Any = copy.deepcopy(candidate.model)
+    model.eval()
+    first = next((value for value in model.parameters() if value.is_floating_point()), torch.zeros(()))
+    caught: dict[str, torch.Tensor] = {}
+    if isinstance(candidate.features, str):
+        modules = dict(model.named_modules())
+        if candidate.features not in modules:
+            found = ", ".join(sorted(filter(None, modules)))
+            raise UsageError(f"candidate {candidate.name!r} has no layer {candidate.features!r}, it has {found}")
+        layer = modules[candidate.features]
+        layer.register_forward_hook(lambda _module, _inputs, output: caught.update(features=output))
+
+    def evaluate(row: FloatArray) -> tuple[FloatArray, FloatArray]:
+        inputs = torch.tensor(row.reshape(1, *shape), dtype=first.dtype, device=first.device)
+        with torch.inference_mode():
+            caught.clear()
+            output = model(inputs) if candidate.source_head or not callable(candidate.features) else None
+            if callable(candidate.features):
+                model.eval()  # whatever the last call did: statistics that move with rows would tie rows together
+                features = candidate.features(model, inputs)
+            else:
+                features = caught["features"] if isinstance(candidate.features, str) else output
+            labels = np.zeros(0)
+            if candidate.source_head and output is not None:
+                labels = torch.softmax(output.double().reshape(-1), dim=0).cpu().numpy()
+        return features.double().reshape(-1).cpu().numpy(), labels
+
+    return evaluate, _described(model, candidate)
+
+
+def _described(model: torch.nn.Module, candidate: Candidate) -> str:
+    """Return a text that pins the model's structure and weights, and the cut."""
+    modules = [f"{name}:{type(part).__qualname__}({part.extra_repr()})" for name, part in model.named_modules()]
+    weights = hashlib.sha256()
+    state: Mapping[str, torch.Tensor] = model.state_dict()
+    for name in sorted(state):
+        value = state[name].detach().cpu()
+        numbers = value.double().numpy() if value.is_floating_point() else value.numpy()
+        weights.update(f"{name}{list(value.shape)}".encode() + np.ascontiguousarray(numbers).tobytes())
+    cut = candidate.features if isinstance(candidate.features, str) else getattr(candidate.features, "__qualname__", "")
+    return "\n".join(
+        [
+            *modules,
+            f"weights {weights.hexdigest()}",
+            f"cut {cut!r} head {bool(candidate.source_head)}",
+            candidate.version,
+        ]
+    )
