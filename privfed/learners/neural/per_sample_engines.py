@@ -184,7 +184,8 @@ class Outer(RowGradients):
                 sums[id(layer.weight)] = (g.T @ a.double()).reshape(-1)
             if layer.bias is not None:
                 sums[id(layer.bias)] = g.sum(dim=0)
-        return torch.cat([sums[id(value)] for value in self.model.parameters() if value.requires_grad])
+        whole: torch.Tensor = torch.cat([sums[id(value)] for value in self.model.parameters() if value.requires_grad])
+        return whole
 
     def _run(self, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return the layers' inputs, and their outputs with the rows' losses as the last."""
@@ -242,7 +243,8 @@ def _squared(rows: torch.Tensor) -> torch.Tensor:
     """Return each row's squared norm, summed in float64 whatever the rows are."""
     import torch
 
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()
+    norms: torch.Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norms.square()
 
 
 def steady(parts: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], block: int, count: int) -> bool:
