@@ -28,7 +28,7 @@ from privfed.mechanism.clip import clip_l2
 from privfed.query import LARGEST_VALUE, Block, ClientQuery, FloatArray, frozen_array
 from privfed.statistics.programs import installed
 
-__all__ = ["LARGEST_NORM", "ModelUpdate", "UpdateSums"]
+__all__ = ["LARGEST_NORM", "NOTHING", "ModelUpdate", "UpdateSums"]
 
 Memory = MutableMapping[str, npt.NDArray[Any]]
 LARGEST_NORM: Final = 2.0**12  # of a change that nobody asked to clip: networks that moved further have diverged
@@ -190,13 +190,17 @@ class ModelUpdate(ClientQuery):
     def sums(self, release: Release) -> UpdateSums:
         """Return what a release of this query says."""
         values = self._limbs.join(release["limbs"]) if self.exact else release.values
-        found = {name: float(values[name]) for name in ("weight", "steps", "unclipped") if name in values}
-        counts = dict(zip(("contributed", "clipped", "capped"), values.get("counts", ()), strict=False))
+        numbers = {name: float(values[name]) for name in ("weight", "steps", "unclipped") if name in values}
+        contributed, clipped, capped = (round(float(count)) for count in values["counts"]) if self.exact else [None] * 3
         return UpdateSums(
             delta=values["delta"],
+            weight=numbers.get("weight"),
+            steps=numbers.get("steps"),
             control=values.get("control"),
-            **found,
-            **{name: round(float(number)) for name, number in counts.items()},
+            unclipped=numbers.get("unclipped"),
+            contributed=contributed,
+            clipped=clipped,
+            capped=capped,
         )
 
     def expand(self, delta: FloatArray) -> FloatArray:
@@ -290,8 +294,8 @@ class ModelUpdate(ClientQuery):
             return None
         if not np.abs(trained.delta).max(initial=0.0) <= LARGEST_VALUE:
             logger.warning(
-                "local training came to NaN, infinity or beyond 1e100, this client contributes nothing in this round: look at its"
-                " rows, or ask for a lower learning rate"
+                "local training came to NaN, infinity or beyond 1e100, this client contributes nothing in this round:"
+                " look at its rows, or ask for a lower learning rate"
             )
             return None
         return self._values(trained, start, control, len(data), memory)
