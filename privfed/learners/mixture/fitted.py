@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from privfed.learners.validation import as_rows, check_feature_names
 from privfed.query import FloatArray
 from privfed.statistics.mapped import by_parts
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel, n_parameters
+
+if TYPE_CHECKING:
+    from privfed.learners.mixture.explain import Explanation
 
 __all__ = ["FittedMixture", "IntArray"]
 
@@ -79,7 +82,13 @@ class FittedMixture(Estimator):
         return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1) -> tuple[FloatArray, IntArray]:
-        """Draw rows from the fitted mixture.
+        """Draw synthetic rows from the fitted mixture.
+
+        Guarantees:
+            Draws are a function of the fitted parameters and `random_state` alone. Of a fit under a budget those are
+            functions of private releases, so any number of draws keeps the fit's guarantee and costs no more budget
+            (post-processing: Dwork and Roth 2014, Proposition 2.1). Draws from a fit without a budget, or from
+            personal weights, protect nobody.
 
         Returns:
             rows of shape (n_samples, d), grouped by component, and their components of shape (n_samples,).
@@ -88,6 +97,12 @@ class FittedMixture(Estimator):
         if n_samples < 1:
             raise UsageError(f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample.")
         return model.sample(n_samples, check_random_state(self.random_state))
+
+    def explain(self, X: Any) -> Explanation:
+        """Return why the rows of `X` score as they do: see `Explanation`."""
+        from privfed.learners.mixture.explain import explain_scores
+
+        return explain_scores(self, X)
 
     def bic(self, X: Any) -> float:
         """Return the Bayesian information criterion on the rows of `X`; lower is better."""
