@@ -6,18 +6,46 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from privfed.transfer.adapters import merge_adapters, with_adapters, with_new_head
     from privfed.transfer.candidates import Candidate
+    from privfed.transfer.check import Comparison, compare_models
+    from privfed.transfer.fine_tuning import FineTuning
+    from privfed.transfer.personal import personalise
     from privfed.transfer.ranking import rank_sources
     from privfed.transfer.result import SourceRanking, SourceScore
+    from privfed.transfer.schedule import Stage, gradual_unfreezing
 
 _HOMES = {
     "Candidate": "privfed.transfer.candidates",
+    "Comparison": "privfed.transfer.check",
+    "FineTuning": "privfed.transfer.fine_tuning",
     "SourceRanking": "privfed.transfer.result",
     "SourceScore": "privfed.transfer.result",
+    "Stage": "privfed.transfer.schedule",
+    "compare_models": "privfed.transfer.check",
+    "gradual_unfreezing": "privfed.transfer.schedule",
+    "merge_adapters": "privfed.transfer.adapters",
+    "personalise": "privfed.transfer.personal",
     "rank_sources": "privfed.transfer.ranking",
+    "with_adapters": "privfed.transfer.adapters",
+    "with_new_head": "privfed.transfer.adapters",
 }
 
-__all__ = ["Candidate", "SourceRanking", "SourceScore", "rank_sources"]
+__all__ = [
+    "Candidate",
+    "Comparison",
+    "FineTuning",
+    "SourceRanking",
+    "SourceScore",
+    "Stage",
+    "compare_models",
+    "gradual_unfreezing",
+    "merge_adapters",
+    "personalise",
+    "rank_sources",
+    "with_adapters",
+    "with_new_head",
+]
 
 
 def __getattr__(name: str) -> Any:
