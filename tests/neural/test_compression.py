@@ -96,7 +96,7 @@ def test_with_feedback_nothing_is_lost_for_good() -> None:
     arrived, rounds = np.zeros(LENGTH), 300
     for number in range(rounds):
         arrived += compressor.expand(compressor.compress(delta, seed_of(number), memory), seed_of(number))
-        unsent = memory[compressor.memory_name]
+        unsent = memory[compressor.memory_name()]
         np.testing.assert_allclose(arrived + unsent, (number + 1) * delta, atol=1e-9)
     sent = 0.4 * 2 / 15  # part of the squared length of the matrix that fares worst
     assert np.linalg.norm(unsent) < 2 / sent * np.linalg.norm(delta)  # the sum of a geometric series in sqrt(1 - sent)
@@ -115,7 +115,7 @@ def test_memory_of_parameters_that_never_travel_does_not_grow() -> None:
     compressor = Compression(parameters=("head.*",), keep=0.5).over(LAYOUT)
     memory: dict[str, np.ndarray] = {}
     compressor.compress(np.ones(LENGTH), seed_of(0), memory)
-    assert memory[compressor.memory_name].shape == (64,)
+    assert memory[compressor.memory_name()].shape == (64,)
 
 
 def test_a_staged_memory_that_is_discarded_changes_nothing() -> None:
@@ -126,32 +126,42 @@ def test_a_staged_memory_that_is_discarded_changes_nothing() -> None:
     memory.discard()
     np.testing.assert_array_equal(compressor.compress(delta, seed_of(0), memory), first)
     memory.commit()
-    assert list(kept) == [compressor.memory_name]
+    assert list(kept) == [compressor.memory_name()]
     assert (
         not np.array_equal(compressor.compress(delta, seed_of(0), memory), first)
-        or not kept[compressor.memory_name].any()
+        or not kept[compressor.memory_name()].any()
     )
 
 
 def test_an_update_that_is_not_finite_sends_nothing_and_spoils_no_memory() -> None:
     compressor, memory = Compression(keep=0.5).over(LAYOUT), {}
     compressor.compress(np.ones(LENGTH), seed_of(0), memory)
-    before = memory[compressor.memory_name]
+    before = memory[compressor.memory_name()]
     delta = np.ones(LENGTH)
     delta[3] = np.nan
     short = compressor.compress(delta, seed_of(1), memory)
     np.testing.assert_allclose(
-        compressor.expand(short, seed_of(1)) + memory[compressor.memory_name], before, atol=1e-12
+        compressor.expand(short, seed_of(1)) + memory[compressor.memory_name()], before, atol=1e-12
     )
 
 
 def test_a_memory_of_another_model_is_left_alone() -> None:
     one, other = Compression(keep=0.5).over(LAYOUT), Compression(keep=0.5).over((("w", (LENGTH,)),))
-    assert one.memory_name != other.memory_name
-    memory = {one.memory_name: np.ones(3)}
+    assert one.memory_name() != other.memory_name()
+    memory = {one.memory_name(): np.ones(3)}
     np.testing.assert_array_equal(
         one.compress(np.ones(LENGTH), seed_of(0), memory), one.compress(np.ones(LENGTH), seed_of(0), {})
     )
+
+
+def test_a_run_does_not_send_what_another_left() -> None:
+    compressor, memory = Compression(keep=0.5).over(LAYOUT), {}
+    compressor.compress(np.ones(LENGTH), seed_of(0), memory, run="one")
+    np.testing.assert_array_equal(
+        compressor.compress(np.ones(LENGTH), seed_of(1), memory, run="two"),
+        compressor.compress(np.ones(LENGTH), seed_of(1), {}),
+    )
+    assert len(memory) == 2
 
 
 def test_the_choice_moves_with_the_seed_and_with_nothing_else() -> None:

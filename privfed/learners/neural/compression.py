@@ -141,19 +141,19 @@ class Compressor:
         """Coordinates of a short update."""
         return max(1, round(self.setting.keep * self._sketched_length))
 
-    @property
-    def memory_name(self) -> str:
-        """Name under which a client keeps what it did not send; another one for another setting or layout."""
-        told = repr((self.setting.as_fields(), self.layout)).encode()
+    def memory_name(self, run: str = "") -> str:
+        """Return the name under which a client keeps what it did not send: one for each run, setting and layout."""
+        told = repr((run, self.setting.as_fields(), self.layout)).encode()
         return f"compression.unsent.{hashlib.sha256(told).hexdigest()[:16]}"
 
-    def compress(self, delta: FloatArray, round_seed: bytes, memory: Memory) -> FloatArray:
+    def compress(self, delta: FloatArray, round_seed: bytes, memory: Memory, *, run: str = "") -> FloatArray:
         """Return the short update, and leave in `memory` what was not sent, if the setting says so.
 
         Args:
             delta: shape `(length,)`; one with NaN or infinity counts as zero.
             round_seed: 32 bytes, public, fresh each round, chosen without sight of the data.
             memory: the client's own.
+            run: name of the training run; what another run left unsent is none of this one's business.
 
         Returns:
             Float64 of shape `(compressed_length,)`, to be clipped next.
@@ -170,11 +170,12 @@ class Compressor:
         kept = vector[self._kept]
         if not self.setting.error_feedback or self.is_lossless:
             return maps.shorten(kept)
-        unsent = memory.get(self.memory_name)
+        name = self.memory_name(run)
+        unsent = memory.get(name)
         if unsent is not None and unsent.shape == kept.shape:
             kept = kept + unsent
         short = maps.shorten(kept)
-        memory[self.memory_name] = kept - maps.lengthen(short, unbiased=False)
+        memory[name] = kept - maps.lengthen(short, unbiased=False)
         return short
 
     def expand(self, vector: FloatArray, round_seed: bytes) -> FloatArray:
