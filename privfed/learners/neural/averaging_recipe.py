@@ -12,7 +12,7 @@ from privfed.learners.neural.compression import Compression
 from privfed.learners.neural.local import LocalTraining
 from privfed.learners.neural.objective import Anchor
 from privfed.learners.neural.server import ServerOptimizer
-from privfed.learners.neural.update import LARGEST_NORM
+from privfed.learners.neural.update import LARGEST_NORM, LARGEST_ROWS
 from privfed_accounting import Sampling
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ __all__ = ["AveragingRecipe", "SamplingChoice"]
 
 SamplingChoice: TypeAlias = "Sampling | Callable[[int], Sampling] | None"
 
-LARGEST_WEIGHT: Final = 2.0**20  # rows of a client that count where nobody gave a bound and there is no budget
 FIRST_CLIP: Final = 0.1  # that of arXiv:1905.03871, from which the adaptive norm grows quickly
 
 
@@ -173,8 +172,8 @@ class AveragingRecipe:
             raise UsageError('normalisation="fednova" counts the steps of SGD: use optimizer="sgd"')
         if self.fednova and not self.by_records and self.private:
             raise UsageError(
-                'normalisation="fednova" sums numbers of steps, which follow from numbers of rows: under a budget give'
-                " their public bound, largest_weight="
+                'normalisation="fednova" sums numbers of steps, which follow from numbers of rows: under a budget use'
+                ' weighting="records" with their public bound, largest_weight='
             )
         if self.scaffold and (self.compression is not None or self.personal):
             raise UsageError(
@@ -198,9 +197,8 @@ def _by_records(learner: FederatedAveraging, private: bool) -> bool:
 
 
 def _largest_weight(learner: FederatedAveraging) -> float:
-    return (
-        LARGEST_WEIGHT if learner.largest_weight is None else checked_number("largest_weight", learner.largest_weight)
-    )
+    given = learner.largest_weight
+    return LARGEST_ROWS if given is None else checked_number("largest_weight", given)
 
 
 def _clip(learner: FederatedAveraging, private: bool) -> tuple[float, bool]:

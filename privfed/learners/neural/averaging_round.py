@@ -56,7 +56,7 @@ def one_round(
     weight = _total_weight(recipe, query, release, sums, arrays)
     parameters, change = state.parameters, np.zeros(query.length)
     if weight > 0.0:
-        change = sums.delta / weight
+        change = sums.mean(weight)
         if recipe.fednova and sums.steps is not None:
             change = change * _mean_steps(recipe, release, sums.steps, weight, arrays)
         change = query.expand(change)

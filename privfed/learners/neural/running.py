@@ -86,8 +86,8 @@ def round_share(federation: Federation, share: float | None, *, rounds: int, res
     left = federation.remaining_share - reserved
     if left < LEAST_SHARE:
         raise UsageError(
-            f"{federation.remaining_share:.3g} of the budget is left, of which callbacks ask for {reserved:.3g}, none for"
-            " training: open a federation with a larger budget, or let callbacks take less"
+            f"{federation.remaining_share:.3g} of the budget is left, of which callbacks ask for {reserved:.3g}: none"
+            " is for training. Open a federation with a larger budget, or let callbacks take less"
         )
     return left / rounds * SAFE_SIDE
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, ClassVar, Final
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from privfed.errors import UsageError, checked_integer, checked_number
 from privfed.federation.release import Release
 from privfed.learners.neural.compression import Compression, Compressor
-from privfed.learners.neural.limbs import Limbs
+from privfed.learners.neural.limbs import Limbs, LongSum
 from privfed.learners.neural.local import SEED_LIMIT, LocalTraining, Trained, effective_steps, proximal_term, train
 from privfed.learners.neural.objective import Anchor
 from privfed.learners.neural.program import TorchProgram
@@ -28,10 +28,11 @@ from privfed.mechanism.clip import clip_l2
 from privfed.query import LARGEST_VALUE, Block, ClientQuery, FloatArray, frozen_array
 from privfed.statistics.programs import installed
 
-__all__ = ["LARGEST_NORM", "NOTHING", "ModelUpdate", "UpdateSums"]
+__all__ = ["LARGEST_NORM", "LARGEST_ROWS", "NOTHING", "ModelUpdate", "UpdateSums"]
 
 Memory = MutableMapping[str, npt.NDArray[Any]]
 LARGEST_NORM: Final = 2.0**12  # of a change that nobody asked to clip: networks that moved further have diverged
+LARGEST_ROWS: Final = 2.0**20  # of a client, where there is no budget and nobody gave a bound
 NOTHING: Final = frozen_array(np.empty(0))
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class UpdateSums:
 
     Attributes:
         delta: sum of weight times change, over what travels, compressed if it was.
+        rest: what rounding took from `delta`; None under a budget.
         weight: sum of the weights; None where they are not summed.
         steps: sum of weight times number of steps; None without FedNova.
         control: sum of weight times change of the control variates; None without SCAFFOLD.
@@ -60,6 +62,11 @@ class UpdateSums:
     contributed: int | None = None
     clipped: int | None = None
     capped: int | None = None
+    rest: FloatArray | None = None
+
+    def mean(self, weight: float) -> FloatArray:
+        """Return the change over `weight`, > 0; without a budget the quotient is rounded once only."""
+        return self.delta / weight if self.rest is None else LongSum(self.delta, self.rest).over(weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,19 +196,12 @@ class ModelUpdate(ClientQuery):
 
     def sums(self, release: Release) -> UpdateSums:
         """Return what a release of this query says."""
-        values = self._limbs.join(release["limbs"]) if self.exact else release.values
-        numbers = {name: float(values[name]) for name in ("weight", "steps", "unclipped") if name in values}
-        contributed, clipped, capped = (round(float(count)) for count in values["counts"]) if self.exact else [None] * 3
-        return UpdateSums(
-            delta=values["delta"],
-            weight=numbers.get("weight"),
-            steps=numbers.get("steps"),
-            control=values.get("control"),
-            unclipped=numbers.get("unclipped"),
-            contributed=contributed,
-            clipped=clipped,
-            capped=capped,
-        )
+        if not self.exact:
+            return _read(release.values)
+        long = self._limbs.join(release["limbs"])
+        contributed, clipped, capped = (round(float(count)) for count in long["counts"].value)
+        read = _read({name: part.value for name, part in long.items()})
+        return replace(read, contributed=contributed, clipped=clipped, capped=capped, rest=long["delta"].rest)
 
     def expand(self, delta: FloatArray) -> FloatArray:
         """Return a (mean) change of all parameters from one of those that travel; the others do not move."""
@@ -250,8 +250,9 @@ class ModelUpdate(ClientQuery):
 
     @property
     def _most_steps(self) -> float:
-        """Bound on the number of (effective) steps, of a client of the largest weight."""
-        return effective_steps(self._local.steps(math.ceil(self._cap)), self._local, self.proximal)
+        """Bound on the number of effective steps, of a client of the largest weight."""
+        rows = math.ceil(self.largest_weight or LARGEST_ROWS)
+        return self._local.steps(rows) / (1.0 - self._local.momentum)
 
     @property
     def _parts(self) -> list[tuple[str, tuple[int, ...], float]]:
@@ -361,6 +362,17 @@ class ModelUpdate(ClientQuery):
             if _named(name, self.personal):
                 memory[f"personal:{name}"] = parameters[position : position + size].reshape(shape)
             position += size
+
+
+def _read(values: Mapping[str, FloatArray]) -> UpdateSums:
+    numbers = {name: float(values[name]) for name in ("weight", "steps", "unclipped") if name in values}
+    return UpdateSums(
+        delta=values["delta"],
+        weight=numbers.get("weight"),
+        steps=numbers.get("steps"),
+        control=values.get("control"),
+        unclipped=numbers.get("unclipped"),
+    )
 
 
 def _named(name: str, patterns: tuple[str, ...]) -> bool:
