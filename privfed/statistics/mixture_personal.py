@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 PRIOR_ROWS: Final = 5.0
-STEPS: Final = 200
-SETTLED: Final = 1e-10
+STEPS: Final = 100
+SETTLED: Final = 1e-8
 FLOOR: Final = 2.0**-1000  # of a density, relative to the row's greatest: keeps sums above zero
 
 
@@ -55,12 +55,10 @@ def personal_weights(model: MixtureModel, rows: FloatArray, *, prior_rows: float
     logits = np.where(np.isfinite(logits), logits, -1e300)
     with np.errstate(under="ignore"):
         densities = np.maximum(np.exp(logits - logits.max(axis=1, keepdims=True)), FLOOR)
-    weights = prior
+    weights, mass = prior, len(rows) + prior_rows
     for _ in range(STEPS):
-        joint = densities * weights
-        total = joint.sum(axis=1)
-        counts = (joint / np.where(total > 0, total, 1.0)[:, None]).sum(axis=0) + prior_rows * prior
-        moved = counts / max(float(counts.sum()), 1e-300) if counts.sum() > 0 else prior
+        total = densities @ weights  # above zero but where a weight of zero meets rows that are nobody else's
+        moved = (weights * ((1.0 / np.maximum(total, FLOOR)) @ densities) + prior_rows * prior) / mass
         settled = float(np.abs(moved - weights).max()) < SETTLED
         weights = moved
         if settled:

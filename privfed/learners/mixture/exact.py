@@ -38,7 +38,7 @@ from privfed_accounting import Sampling
 __all__ = ["Acceleration", "Algorithm", "ExactFit", "fit_exact"]
 
 Acceleration = Literal["squarem", "incremental", "stepwise"]
-MOST_ROWS: Final = 2.0**20  # of a client, as the averaging of parameters counts them
+MOST_ROWS: Final = 2.0**18  # of a client, as the averaging of parameters counts them
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _average_parameters(
     reg: FloatArray,
     lower_bound: float,
 ) -> EMResult:
-    """Run the baseline; rows of a client count up to 2^20, the public bound that scales the clients' sizes."""
+    """Run the baseline; rows of a client count up to 2^18, the public bound that scales the clients' sizes."""
     rounds = itertools.count(1)
 
     def ask(current: MixtureModel) -> Release:

@@ -71,7 +71,7 @@ def online_maximization(
         if average is None or scheme == "incremental":
             average = _scaled(total, 1.0 / max(total.n_rows, 1.0))
         elif sums.n_rows > 0.5:
-            step = (turn - period + 2.0) ** -POWER
+            step = (turn + 2.0) ** -POWER
             average = _scaled(average, 1.0 - step) + _scaled(sums, step / sums.n_rows)
         model = server_update(_scaled(average, total.n_rows), reg_covar=reg_covar)
         if (turn + 1) % period == 0:

@@ -34,6 +34,7 @@ __all__ = ["Aggregation", "LocalParameters", "parameter_averaging"]
 
 Aggregation = Literal["statistics", "parameters", "parameters_by_size"]
 LEAST_ROWS: Final = 1e-8  # of a component at a client, below which it keeps what it was given
+MOST_NATS: Final = 1e4  # of a client's mean log-likelihood
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ class LocalParameters(ClientQuery):
             Block("weights", (K,), 1.0),
             Block("means", (K, d), math.sqrt(K * d)),
             Block("covariances", shape, largest),
-            Block("log_likelihood", (), 1e6),
+            Block("log_likelihood", (), MOST_NATS),
         )
 
     def client_contribution(
@@ -128,7 +129,7 @@ class LocalParameters(ClientQuery):
             "weights": factor * local.weights,
             "means": factor * np.clip(local.means, -reach, reach),
             "covariances": factor * local.covariances,
-            "log_likelihood": np.array(share * min(max(likelihood, -1e6), 1e6)),
+            "log_likelihood": np.array(share * min(max(likelihood, -MOST_NATS), MOST_NATS)),
         }
         return {block.name: _within(values[block.name], block.bound) for block in self.blocks}
 

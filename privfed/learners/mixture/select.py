@@ -46,7 +46,7 @@ DRAWS: Final = 20_000
 REACH: Final = 0.999  # quantile of the draws' differences that rows may reach in full
 SLACK: Final = 1.5  # times that: rows are not draws
 CLOSE: Final = 0.05  # nats per row: candidates so far behind the expected winner get half the share
-TIES: Final = 1.0  # standard deviations of a difference's noise that count as a tie
+TIES: Final = 2.0  # standard deviations of a difference's noise that count as a tie
 EXACT_REACH: Final = 1e7  # nats, without a budget
 UNSPENT: Final = 1e-6
 
