@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+import secrets
+import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
 from privfed.errors import UsageError, checked_integer, checked_number
 from privfed.federation.release import Federation, Release
-from privfed.learners.base import Estimator
+from privfed.learners.neural.fitted_network import FittedNetwork
 from privfed.learners.neural.losses import LossLike
 from privfed.learners.neural.per_sample import GradientSum, per_sample
 from privfed.learners.neural.private_sgd_schedule import Schedule, check_budget_for, schedule_of
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.refusals import refuse_unsuitable
+from privfed.learners.neural.running import draw_seed, going_on, program_for, run_rounds
 from privfed.learners.neural.state import Callbacks, HistoryRow, TrainingState
-from privfed.query import FloatArray
 from privfed.statistics.moments import Count
 from privfed.statistics.programs import install
 from privfed_accounting import Sampling
@@ -31,7 +33,7 @@ __all__ = ["FederatedSGD"]
 COUNT_SHARE: Final = 0.01  # of the budget: what the number of records costs where nobody gives it
 
 
-class FederatedSGD(Estimator):
+class FederatedSGD(FittedNetwork):
     """DP-SGD over the records of all silos: the noise of one curator, and no curator.
 
     In each round every silo draws its records by coins of its own, in secret, clips the gradient of each record's loss
@@ -56,24 +58,21 @@ class FederatedSGD(Estimator):
         share: part of the WHOLE budget that training may cost; None for all that is left.
         expected_records: records of all silos together, a number that is public anyway. None has it counted first, with
             noise, for 0.01 of the budget.
-        random_state: of nothing here that protects: secret samples and noise come from the operating system. An int
-            gives every layer that can be reset new weights from this seed; None starts from the weights of `model`.
-        callbacks: see `privfed.learners.neural.state.Callback`.
+        callbacks: one or several, see `Callback`.
+        random_state: seed that callbacks find in the state. Training itself draws nothing but secret samples and noise,
+            which come from the operating system.
         device: "cpu", "cuda", ...
         dtype: of weights and gradients; sums are always float64.
+        feature_shape, n_targets: of the rows, where the federation does not say, or says otherwise.
+        class_targets: whether a callable loss takes class numbers.
 
     Attributes:
-        model_: the trained module, in evaluation mode.
-        parameters_: its trainable parameters, float64 of shape `(n_parameters,)`.
+        model_, parameters_, program_, history_, epsilon_, n_rounds_, stop_reason_, state_, n_features_in_: see
+            `FittedNetwork`.
         schedule_: rounds, rate and noise, and what they cost in all.
-        epsilon_: view -> guaranteed epsilon of everything in the ledger after the last round.
-        tight_epsilon_: epsilon in the guarded view had all been fixed in advance, by privacy loss distributions; None
-            where unknown.
+        tight_epsilon_: epsilon in the guarded view of all that is in the ledger, had it been fixed in advance, by
+            privacy loss distributions; None where unknown.
         noise_multiplier_, expected_records_: as used.
-        history_: one row per round.
-        n_rounds_: rounds done.
-        stop_reason_: why a callback stopped the run, or "".
-        n_features_in_: features of a row.
 
     Guarantees:
         All releases together stay within the federation's budget for records, add/remove. One record moves a round's
@@ -118,10 +117,13 @@ class FederatedSGD(Estimator):
         noise_multiplier: float | None = None,
         share: float | None = None,
         expected_records: float | None = None,
-        random_state: int | None = None,
-        callbacks: Any = None,
-        device: str = "cpu",
-        dtype: str = "float32",
+        callbacks: object = None,
+        random_state: object = None,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype = "float32",
+        feature_shape: tuple[int, ...] | None = None,
+        n_targets: int | None = None,
+        class_targets: bool | None = None,
     ) -> None:
         self.model = model
         self.loss = loss
@@ -136,10 +138,13 @@ class FederatedSGD(Estimator):
         self.noise_multiplier = noise_multiplier
         self.share = share
         self.expected_records = expected_records
-        self.random_state = random_state
         self.callbacks = callbacks
+        self.random_state = random_state
         self.device = device
         self.dtype = dtype
+        self.feature_shape = feature_shape
+        self.n_targets = n_targets
+        self.class_targets = class_targets
 
     def plan(self, federation: Federation) -> Schedule:
         """Return rounds, noise and cost of a fit on this federation, before anything is spent. Costs nothing.
@@ -147,148 +152,94 @@ class FederatedSGD(Estimator):
         Where the records are still to be counted, the schedule leaves room for that.
         """
         settings, program = self._checked(federation)
-        return self._schedule(federation, settings, self._query(program, install(program), settings), counted=False)
+        query = GradientSum(install(program), program.parameters(), settings.clip)
+        return self._schedule(federation, settings, query, settings.rounds, to_count=settings.expected_records is None)
 
-    def fit(self, federation: Federation) -> Self:
-        """Train on the federation's records and return the estimator."""
+    def fit(self, federation: Federation, y: None = None, *, resume_from: TrainingState | None = None) -> Self:
+        """Train on the federation's records and return the estimator.
+
+        Args:
+            federation: whose clients' records are trained on.
+            y: ignored, for scikit-learn's sake.
+            resume_from: the state of an earlier run with the same settings. It goes on after the rounds that are done,
+                with the least noise with which the rest of them fit what is left of the budget.
+
+        Raises:
+            UsageError, BudgetExhausted: see the class.
+            DataError, FederationError: see `Federation.release`. The callbacks have seen the last state.
+        """
         settings, program = self._checked(federation)
-        name = install(program)
-        per_sample(name)  # refuses a model without gradients per sample before anything is spent
-        callbacks = Callbacks(self.callbacks)
-        query = self._query(program, name, settings)
-        self._schedule(federation, settings, query, counted=False)
-        records = settings.expected_records or _counted(federation)
-        schedule = self._schedule(federation, settings, query, counted=True)
-        start = TrainingState(
-            learner=type(self).__name__,
-            settings=settings.public(),
-            program=name,
-            seed=0 if self.random_state is None else int(self.random_state),
-            round=0,
-            rounds=settings.rounds,
-            parameters=query.parameters,
-            arrays=_no_moments(query.parameters),
-            model=program,
-            federation=federation,
+        fresh = self._fresh(settings, program, federation)
+        state = fresh if resume_from is None else going_on(resume_from, fresh)
+        left = settings.rounds - state.round
+        if left < 1:
+            raise UsageError(f"all {settings.rounds} rounds are done: ask for more of them")
+        per_sample(state.program)  # refuses a model without gradients per sample before anything is spent
+        query = GradientSum(state.program, state.parameters, settings.clip)
+        if "records" not in state.arrays:
+            self._schedule(federation, settings, query, left, to_count=settings.expected_records is None)
+            records = settings.expected_records or _counted(federation)
+            state = replace(state, arrays={**state.arrays, "records": np.array(records)})
+        schedule = self._schedule(federation, settings, query, left, to_count=False)
+        state, reason = run_rounds(
+            lambda now: _one_round(now, query, schedule, settings), state, Callbacks(self.callbacks)
         )
-        state, reason = self._train(start, query, schedule, settings, records, callbacks)
-        self._keep(state, program, schedule, records, reason, federation)
+        self._finish(program, state, reason)
+        self.schedule_, self.noise_multiplier_ = schedule, schedule.noise_multiplier
+        self.expected_records_ = float(state.arrays["records"])
+        self.tight_epsilon_ = _tight(federation)
         return self
-
-    def decision_function(self, X: Any) -> FloatArray:
-        """Return the trained model's outputs, float64 of shape `(rows, ...)`."""
-        self._check_is_fitted()
-        rows = np.asarray(X, dtype=np.float64)
-        if rows.ndim < 2 or math.prod(rows.shape[1:]) != self.n_features_in_:
-            raise UsageError(f"X has shape {rows.shape}, expected rows of {self.n_features_in_} features")
-        self._program.load(self.parameters_)
-        return self._program.predict(rows.reshape(len(rows), -1))
-
-    def predict(self, X: Any) -> Any:
-        """Return the class of each row, int64; the outputs themselves where targets are no classes."""
-        outputs = self.decision_function(X)
-        return outputs if self._program.n_classes is None else outputs.argmax(axis=1)
-
-    def score(self, X: Any, y: Any) -> float:
-        """Return the accuracy on labelled rows; of models without classes, the mean of the negative loss."""
-        if self._program.n_classes is not None:
-            return float(np.mean(self.predict(X) == np.asarray(y)))
-        outputs = self._tensor(self.decision_function(X))
-        targets = self._tensor(np.asarray(y, dtype=np.float64).reshape(outputs.shape))
-        return -float(self._program.per_sample_losses(outputs, targets).mean())
-
-    def _tensor(self, values: FloatArray) -> torch.Tensor:
-        import torch
-
-        return torch.tensor(values, dtype=self._program.dtype, device=self._program.device)
 
     def _checked(self, federation: Federation) -> tuple[_Settings, TorchProgram]:
         """Return the checked arguments and the program, refusing what cannot be trained here."""
+        if not isinstance(federation, Federation):
+            raise UsageError(
+                f"fit takes a federation, such as privfed.LocalFederation, not {type(federation).__name__}"
+            )
         settings = _Settings.of(self)
         check_budget_for(federation, settings.sampling.rate, settings.noise_multiplier)
         refuse_unsuitable(self.model, per_sample=True)
-        n_targets = getattr(federation, "n_targets", 0)
-        shape = getattr(federation, "feature_shape", None) if n_targets else None
-        program = TorchProgram(
-            _reset(self.model, self.random_state),
+        program = program_for(
+            federation,
+            self.model,
             self.loss,
-            feature_shape=(federation.n_features - 1,) if shape is None else shape,
-            n_targets=n_targets or 1,
+            feature_shape=self.feature_shape,
+            n_targets=self.n_targets,
             dtype=self.dtype,
             device=self.device,
+            class_targets=self.class_targets,
         )
         return settings, program
 
-    def _query(self, program: TorchProgram, name: str, settings: _Settings) -> GradientSum:
-        return GradientSum(name, program.parameters(), settings.clip)
+    def _fresh(self, settings: _Settings, program: TorchProgram, federation: Federation) -> TrainingState:
+        """Return the state before the first round."""
+        parameters = program.parameters()
+        return TrainingState(
+            learner=type(self).__name__,
+            settings={**settings.public(), "run": secrets.token_hex(8)},
+            program=install(program),
+            seed=draw_seed(self.random_state),
+            round=0,
+            rounds=settings.rounds,
+            parameters=parameters,
+            arrays={"velocity": np.zeros_like(parameters)},
+            model=program,
+            federation=federation,
+        )
 
-    def _schedule(self, federation: Federation, settings: _Settings, query: GradientSum, *, counted: bool) -> Schedule:
-        reserved = Callbacks(self.callbacks).budget_share(settings.rounds)
-        if not counted and settings.expected_records is None:
-            reserved += COUNT_SHARE
+    def _schedule(
+        self, federation: Federation, settings: _Settings, query: GradientSum, rounds: int, *, to_count: bool
+    ) -> Schedule:
+        reserved = Callbacks(self.callbacks).budget_share(rounds) + (COUNT_SHARE if to_count else 0.0)
         return schedule_of(
             federation,
             query,
-            rounds=settings.rounds,
+            rounds=rounds,
             sampling=settings.sampling,
             noise_multiplier=settings.noise_multiplier,
             share=settings.share,
             reserved=reserved,
         )
-
-    def _train(
-        self,
-        state: TrainingState,
-        query: GradientSum,
-        schedule: Schedule,
-        settings: _Settings,
-        records: float,
-        callbacks: Callbacks,
-    ) -> tuple[TrainingState, str]:
-        """Return the state after the last round, and why it was the last if a callback said so."""
-        federation, reason = state.federation, ""
-        if federation is None:
-            raise UsageError("a state without a federation cannot be trained on")
-        callbacks.begin(state)
-        try:
-            while state.round < settings.rounds and not reason:
-                release = federation.release(
-                    replace(query, parameters=state.parameters),
-                    **schedule.payment,
-                    sampling=settings.sampling,
-                    purpose=f"gradients of round {state.round + 1}",
-                    rounds=settings.rounds - state.round,
-                )
-                state = _stepped(state, release, settings, records)
-                state, verdict = callbacks.round_end(state)
-                reason = verdict.reason if verdict.stop else ""
-        except BaseException:
-            callbacks.end(state)
-            raise
-        averaged = replace(state, parameters=_averaged(state))
-        return callbacks.end(averaged), reason
-
-    def _keep(
-        self,
-        state: TrainingState,
-        program: TorchProgram,
-        schedule: Schedule,
-        records: float,
-        reason: str,
-        federation: Federation,
-    ) -> None:
-        self._program = program
-        self.parameters_ = state.parameters
-        self.model_ = program.to_model(state.parameters)
-        self.schedule_ = schedule
-        self.noise_multiplier_ = schedule.noise_multiplier
-        self.expected_records_ = records
-        self.history_ = list(state.history)
-        self.n_rounds_ = state.round
-        self.stop_reason_ = reason
-        self.epsilon_ = dict(state.releases[-1].epsilon)
-        self.tight_epsilon_ = _tight(federation)
-        self.n_features_in_ = program.n_features
 
 
 @dataclass(frozen=True)
@@ -339,7 +290,7 @@ class _Settings:
     def public(self) -> HistoryRow:
         """Return what a run that goes on must have in common."""
         return {
-            "rounds": self.rounds,
+            "rounds": self.rounds,  # the tail that is averaged hangs on it
             "sampling_rate": self.sampling.rate,
             "clip": self.clip,
             "learning_rate": self.learning_rate,
@@ -349,42 +300,56 @@ class _Settings:
         }
 
 
-def _stepped(state: TrainingState, release: Release, settings: _Settings, records: float) -> TrainingState:
-    """Return the state after one step of SGD with momentum on a released sum: post-processing."""
-    gradient = release["gradient"] / (settings.sampling.rate * records)
+def _one_round(state: TrainingState, query: GradientSum, schedule: Schedule, settings: _Settings) -> TrainingState:
+    """Ask for the gradients at the state's parameters and return the state after a step."""
+    began = time.perf_counter()
+    if state.federation is None:
+        raise UsageError("a state without a federation cannot be trained on")
+    release = state.federation.release(
+        replace(query, parameters=state.parameters),
+        **schedule.payment,
+        sampling=settings.sampling,
+        purpose=f"gradients of round {state.round + 1}",
+        rounds=settings.rounds - state.round,
+    )
+    return _stepped(state, release, settings, view=schedule.view, began=began)
+
+
+def _stepped(
+    state: TrainingState, release: Release, settings: _Settings, *, view: str | None, began: float
+) -> TrainingState:
+    """Return the state after one step of SGD with momentum on a released sum: post-processing.
+
+    After the last round the parameters are the mean of those of the tail, if there is one.
+    """
+    expected = settings.sampling.rate * float(state.arrays["records"])
+    gradient = release["gradient"] / expected
     velocity = settings.momentum * state.arrays["velocity"] + gradient + settings.weight_decay * state.parameters
     parameters = state.parameters - settings.learning_rate * velocity
-    done = state.round + 1
-    total, count = state.arrays["average_sum"], float(state.arrays["average_count"])
-    if done > settings.rounds - settings.averaging * settings.rounds:
-        total, count = total + parameters, count + 1.0
+    arrays, done = {**state.arrays, "velocity": velocity}, state.round + 1
+    tail = math.ceil(settings.averaging * settings.rounds - 1e-9)
+    if tail > 0 and done > settings.rounds - tail:
+        arrays["tail_sum"] = state.arrays.get("tail_sum", 0.0) + parameters
+        if done == settings.rounds:
+            parameters = arrays["tail_sum"] / tail
     row: HistoryRow = {
         "round": done,
-        "gradient_norm": float(np.linalg.norm(gradient)),
-        "noise_std": release.noise_std["gradient"] / (settings.sampling.rate * records),
-        "survivors": release.survivors,
+        "clients": release.divisor,
+        "lost": len(release.lost),
         "bytes_up": release.bytes_up,
-        **{f"epsilon_{view}": epsilon for view, epsilon in release.epsilon.items()},
+        "gradient_norm": float(np.linalg.norm(gradient)),
+        "noise_std": release.noise_std["gradient"] / expected,
+        "epsilon": None if view is None else release.epsilon.get(view),
+        "seconds": time.perf_counter() - began,
     }
     return replace(
         state,
         round=done,
         parameters=parameters,
-        arrays={"velocity": velocity, "average_sum": total, "average_count": np.array(count)},
+        arrays=arrays,
         history=(*state.history, row),
         releases=(release,),  # each is as long as the model: the last one will do
     )
-
-
-def _no_moments(parameters: FloatArray) -> dict[str, FloatArray]:
-    zeros = np.zeros_like(parameters)
-    return {"velocity": zeros, "average_sum": zeros, "average_count": np.array(0.0)}
-
-
-def _averaged(state: TrainingState) -> FloatArray:
-    """Return the mean of the weights of the last rounds, or the last weights where none were collected."""
-    count = float(state.arrays["average_count"])
-    return state.parameters if count == 0.0 else np.asarray(state.arrays["average_sum"] / count)
 
 
 def _counted(federation: Federation) -> float:
@@ -401,24 +366,6 @@ def _tight(federation: Federation) -> float | None:
         return None
     bounds = tight_bounds(federation.ledger.rounds(), budget.view, budget.delta)
     return None if bounds is None else bounds.upper
-
-
-def _reset(model: torch.nn.Module, seed: int | None) -> torch.nn.Module:
-    """Return the model, or a copy with new weights from a seed."""
-    if seed is None:
-        return model
-    import copy
-
-    import torch
-
-    model = copy.deepcopy(model)
-    with torch.random.fork_rng():
-        torch.manual_seed(checked_integer("random_state", seed, least=0, most=2**32 - 1))
-        for module in model.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset) and any(value.requires_grad for value in module.parameters(recurse=False)):
-                reset()
-    return model
 
 
 def _fraction(name: str, value: object, *, most: float) -> float:
