@@ -131,8 +131,7 @@ class Run:
 
 def feature_shape_of(learner: FederatedAveraging | FederatedSGD) -> tuple[int, ...]:
     """Return the shape of one row's features, as a fitted learner's model takes them."""
-    program = learner.program_ if isinstance(learner, FederatedAveraging) else learner._program
-    return program.feature_shape
+    return learner.program_.feature_shape
 
 
 def outputs_of(model: torch.nn.Module, X: Any, feature_shape: tuple[int, ...]) -> FloatArray:
