@@ -1,0 +1,111 @@
+"""Arrays in files: safetensors, written whole or not at all. Nothing that is read is executed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from privfed.errors import UsageError
+
+__all__ = ["LARGEST_FILE", "decoded_arrays", "encoded_arrays", "no_step", "read_bounded", "write_whole"]
+
+LARGEST_FILE: Final = 2**34  # bytes that are read into memory
+MARK: Final = "array:"  # before every name: safetensors keeps some to itself
+KINDS: Final = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"))
+UNFINISHED: Final = ".unfinished"
+
+
+def no_step(name: str) -> None:
+    """Do nothing between two steps of a write; tests put faults here."""
+
+
+def encoded_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """Return arrays of real numbers as a safetensors file.
+
+    Raises:
+        UsageError: safetensors is missing, or an array is of another kind.
+    """
+    save, _, _ = _safetensors()
+    plain = {}
+    for name, value in arrays.items():
+        array = np.asarray(value)
+        if array.dtype.str[1:] not in KINDS:
+            raise UsageError(f"array {name!r} has dtype {array.dtype}, expected real numbers of up to 64 bits")
+        plain[MARK + name] = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    encoded: bytes = save(plain)
+    return encoded
+
+
+def decoded_arrays(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Undo `encoded_arrays`: read-only arrays.
+
+    Raises:
+        UsageError: safetensors is missing, or the bytes are no such file.
+    """
+    _, load, broken = _safetensors()
+    try:
+        found: dict[str, npt.NDArray[Any]] = load(data)
+    except (broken, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise UsageError(f"the arrays cannot be read, they are no whole safetensors file: {error}") from None
+    if not all(name.startswith(MARK) for name in found):
+        raise UsageError("the arrays were not written by privfed: expected a file that it wrote")
+    arrays = {name.removeprefix(MARK): np.array(value) for name, value in found.items()}
+    for array in arrays.values():
+        array.setflags(write=False)
+    return arrays
+
+
+def write_whole(path: Path, data: bytes, on_step: Callable[[str], None] = no_step) -> None:
+    """Write a file so that after a crash, or a cut of the power, it is there whole or as it was before."""
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with unfinished.open("wb") as file:
+        file.write(data)
+        on_step(f"{path.suffix}:written")
+        file.flush()
+        os.fsync(file.fileno())
+    on_step(f"{path.suffix}:synced")
+    unfinished.replace(path)
+    sync_directory(path.parent)
+    on_step(f"{path.suffix}:renamed")
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory written down; where the system cannot, they are sooner or later."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_bounded(path: Path, most: int = LARGEST_FILE) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        UsageError: it cannot be read, or has more than `most` bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or type(error).__name__}") from error
+    if len(data) > most:
+        raise UsageError(f"{path} has more than {most} bytes, none of ours has: check the path")
+    return data
+
+
+def _safetensors() -> tuple[Callable[[dict[str, Any]], bytes], Callable[[bytes], dict[str, Any]], type[Exception]]:
+    """Return what writes, what reads, and what reading raises."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load, save
+    except ImportError as error:
+        raise UsageError("arrays are kept with safetensors: pip install 'privfed[torch]'") from error
+    return save, load, SafetensorError
