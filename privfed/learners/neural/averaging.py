@@ -86,7 +86,7 @@ class FederatedAveraging(Estimator):
         model_: trained copy of the model, in evaluation mode.
         parameters_: its trainable parameters, float64.
         history_: one row per round.
-        releases_: one per round of this fit.
+        releases_: one per round of this fit; all but the last without their long blocks.
         epsilon_: view -> epsilon that the federation has charged so far; empty without a budget.
         n_rounds_: rounds done, earlier runs' included.
         stop_reason_: "rounds", "budget", or what a callback said.

@@ -18,11 +18,12 @@ from privfed.mechanism.adaptive_clip import COUNT_SHARE, next_bound
 from privfed.query import FloatArray
 from privfed_accounting import Sampling
 
-__all__ = ["one_round"]
+__all__ = ["one_round", "round_seed"]
 
 TRIAL_COUNT: Final = 0.1  # part of the vector's length, tried to learn what noise a count would carry
 LEAST_COUNT, MOST_COUNT = 0.01, 0.5
 MOMENTS: Final[tuple[str, ...]] = ("first_moment", "second_moment")
+SHORT: Final = 64  # numbers of a block that stays with a release
 DROWNED: Final = 2.0  # standard deviations below which a mean weight says next to nothing
 
 
@@ -89,8 +90,14 @@ def one_round(
         parameters=parameters,
         arrays=arrays,
         history=(*state.history, row),
-        releases=(*state.releases, release),
+        releases=(*state.releases[:-1], *map(_slim, state.releases[-1:]), release),
     )
+
+
+def _slim(release: Release) -> Release:
+    """Return the release without its long blocks: a run of many rounds would otherwise fill the memory with them."""
+    short = {name: value for name, value in release.values.items() if value.size <= SHORT}
+    return replace(release, values=short)
 
 
 def round_seed(seed: int, purpose: str, number: int) -> bytes:

@@ -154,7 +154,8 @@ def train(
         optimizer = _optimizer(values, training)
         with _seeded(program, seed):
             for chosen in batches(len(rows), training, seed):
-                optimizer.zero_grad(set_to_none=True)
+                for value in values:
+                    value.grad = None
                 if len(chosen) == len(rows):
                     losses = program.per_sample_losses(program.model(features), targets)
                 else:
@@ -192,14 +193,39 @@ def effective_steps(steps: int, training: LocalTraining, proximal: float = 0.0) 
     return moved
 
 
-def _optimizer(values: list[torch.nn.Parameter], training: LocalTraining) -> torch.optim.Optimizer:
+class _Descent:
+    """Stochastic gradient descent as torch.optim.SGD does it, without its cost per step: a third of a small model's."""
+
+    def __init__(self, values: list[torch.nn.Parameter], training: LocalTraining) -> None:
+        self._values = values
+        self._training = training
+        self._velocities: list[torch.Tensor | None] = [None] * len(values)
+
+    def step(self) -> None:
+        import torch
+
+        training = self._training
+        with torch.no_grad():
+            for place, value in enumerate(self._values):
+                change = value.grad
+                if change is None:
+                    continue
+                if training.weight_decay:
+                    change = change.add(value, alpha=training.weight_decay)
+                if training.momentum:
+                    velocity = self._velocities[place]
+                    change = change.clone() if velocity is None else velocity.mul_(training.momentum).add_(change)
+                    self._velocities[place] = change
+                value.add_(change, alpha=-training.learning_rate)
+
+
+def _optimizer(values: list[torch.nn.Parameter], training: LocalTraining) -> _Descent | torch.optim.Optimizer:
+    if training.optimizer == "sgd":
+        return _Descent(values, training)
     import torch
 
-    rate, decay = training.learning_rate, training.weight_decay
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(values, lr=rate, momentum=training.momentum, weight_decay=decay)
     made = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
-    return made(values, lr=rate, weight_decay=decay)
+    return made(values, lr=training.learning_rate, weight_decay=training.weight_decay)
 
 
 def _add(values: list[torch.nn.Parameter], shifts: list[torch.Tensor]) -> None:
