@@ -136,7 +136,15 @@ def _query(
     )
     if not (recipe.adaptive and recipe.private):
         return query
-    trial = replace(query, count_weight=TRIAL_COUNT)
+    trial = replace(  # of one parameter: what noise a count carries does not hang on how long the vector is
+        query,
+        count_weight=TRIAL_COUNT,
+        parameters=np.zeros(1),
+        control=query.control[:1],
+        anchor=NOTHING,
+        compression=(),
+        personal=(),
+    )
     noise = federation.noise_std(trial, share, noise_multiplier=recipe.noise_multiplier, sampling=sampling)["unclipped"]
     wanted = COUNT_SHARE * _expected_clients(federation, sampling)
     return replace(query, count_weight=min(max(TRIAL_COUNT * noise / wanted, LEAST_COUNT), MOST_COUNT))

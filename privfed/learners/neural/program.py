@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -116,16 +116,11 @@ class TorchProgram:
 
     def parameters(self) -> FloatArray:
         """Return the trainable parameters, float64 of shape `(n_parameters,)`, in the order of `layout`."""
-        return np.concatenate([value.detach().cpu().double().numpy().ravel() for _, value in self._trainable])
+        return self._flat([value for _, value in self._trainable])
 
     def gradient(self) -> FloatArray:
         """Return the gradients in the same order, zero where there is none."""
-        return np.concatenate(
-            [
-                np.zeros(value.numel()) if value.grad is None else value.grad.cpu().double().numpy().ravel()
-                for _, value in self._trainable
-            ]
-        )
+        return self._flat([value.grad for _, value in self._trainable])
 
     def trainable(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """Yield name and parameter of what is trained, in the order of `layout`."""
@@ -247,6 +242,16 @@ class TorchProgram:
 
     def __repr__(self) -> str:
         return f"<TorchProgram {type(self.model).__name__}: {self.n_parameters} parameters, {self.loss.description}>"
+
+    def _flat(self, values: Sequence[torch.Tensor | None]) -> FloatArray:
+        whole, start = np.zeros(self.n_parameters), 0
+        for value, (_, shape) in zip(values, self.layout, strict=True):
+            stop = start + math.prod(shape)
+            if value is not None:
+                raw = value.detach().cpu()
+                whole[start:stop] = (raw if raw.dtype.itemsize >= 4 else raw.float()).numpy().ravel()
+            start = stop
+        return whole
 
     def _check_columns(self, rows: FloatArray) -> None:
         width = self.n_features + self.n_targets

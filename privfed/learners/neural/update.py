@@ -322,9 +322,11 @@ class ModelUpdate(ClientQuery):
             delta = delta[self._travels]
         if self.compression:
             delta = self._compressor.compress(delta, self.round_seed, memory)
-        clipped = clip_l2(delta, self.clip)
-        short = bool(np.array_equal(clipped, delta))
-        values["delta"] = clipped if weight == 1.0 else weight * clipped
+        # A quick clip, for the flag and the weight; the one that counts follows on the whole vector.
+        norm = float(np.linalg.norm(delta))
+        short = norm <= self.clip
+        factor = weight if short else weight * (self.clip / norm)
+        values["delta"] = delta if factor == 1.0 else factor * delta
         values["unclipped"] = np.asarray(0.5 if short else -0.5)
         values["counts"] = np.array([1.0, not short, capped], dtype=np.float64)
         return values
