@@ -3,17 +3,19 @@
 Everything here depends on the dimension alone. y is a row whitened under its component; under the component itself
 it is standard normal, r^2 = |y|^2 is chi-squared with d degrees of freedom, and every bias below is known.
 
-Bounds: rows keep |y| <= B with B^2 the 0.9 quantile of r^2. Second-order terms are
+Bounds: rows keep |y| <= B with B^2 the q quantile of r^2, q = 0.9 unless noise is quiet. Second-order terms are
     full, tied   yy' - I of the clipped y, Frobenius norm at most sqrt(G), G = max(B^4 - 2 B^2 + d, d)
-    diag         y*y - 1 of the whole y, cut to norm C, its 0.95 quantile
-    spherical    r^2 / d - 1, cut to [-C, C], C the 0.95 quantile of its absolute value
+    diag         y*y - 1 of the whole y, cut to norm C, its (1 + q) / 2 quantile
+    spherical    r^2 / d - 1, cut to [-C, C], C the (1 + q) / 2 quantile of its absolute value
+
+A low q costs least noise, and a Gaussian loses nothing by it. Rows of heavier tails do: what is cut is not what a
+Gaussian would have lost.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,10 +25,9 @@ from scipy import special
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import CovarianceType
 
-__all__ = ["Clipping", "block_costs", "clipping", "matrix_bound"]
+__all__ = ["QUANTILE", "Clipping", "block_costs", "clipping", "clipping_at", "matrix_bound"]
 
-MEAN_QUANTILE: Final = 0.9
-SECOND_QUANTILE: Final = 0.95
+QUANTILE: Final = 0.9
 LEAST_SCALE, GREATEST_SCALE = 0.02, 6.0  # variances, in old-whitened units, for which the bias is tabulated
 DRAWS: Final = 2**15
 
@@ -59,22 +60,41 @@ class Clipping:
 
 
 @functools.cache
-def clipping(covariance_type: CovarianceType, d: int) -> Clipping:
-    """Return bounds and biases for rows of `d` features."""
-    square = float(special.gammaincinv(d / 2, MEAN_QUANTILE)) * 2.0
-    clip = math.sqrt(square)
+def clipping(covariance_type: CovarianceType, d: int, quantile: float = QUANTILE) -> Clipping:
+    """Return bounds and biases for rows of `d` features.
+
+    Args:
+        covariance_type: of the mixture.
+        d: features.
+        quantile: q, part of a Gaussian's rows that the bound of means leaves alone, in (0, 1).
+    """
+    mean_clip = math.sqrt(float(special.gammaincinv(d / 2, quantile)) * 2.0)
+    tail = (1 - quantile) / 2
+    if covariance_type in ("full", "tied"):
+        second_clip = math.sqrt(matrix_bound(mean_clip, d))
+    elif covariance_type == "diag":
+        second_clip = float(np.quantile(np.linalg.norm(_standard_squares(d) - 1, axis=1), 1 - tail))
+    else:
+        second_clip = _spherical_bound(d, 1 - tail)
+    return clipping_at(covariance_type, d, mean_clip, second_clip)
+
+
+@functools.cache
+def clipping_at(covariance_type: CovarianceType, d: int, mean_clip: float, second_clip: float) -> Clipping:
+    """Return the biases of given bounds for rows of `d` features."""
+    square = mean_clip**2
     scales = np.geomspace(LEAST_SCALE, GREATEST_SCALE, 241)
     # E[r min(r, B)] / d: by Stein's lemma also the expected slope of the clip.
     inside = special.gammainc(d / 2 + 1, square / 2)
-    outside = clip * math.sqrt(2) * math.exp(special.gammaln((d + 1) / 2) - special.gammaln(d / 2)) / d
+    outside = mean_clip * math.sqrt(2) * math.exp(special.gammaln((d + 1) / 2) - special.gammaln(d / 2)) / d
     slope = float(inside + outside * special.gammaincc((d + 1) / 2, square / 2))
     if covariance_type in ("full", "tied"):
-        second_clip, responses = math.sqrt(matrix_bound(clip, d)), _truncated_square(scales, square, d)
+        responses = _truncated_square(scales, square, d)
     elif covariance_type == "diag":
-        second_clip, responses = _diagonal_response(d, scales)
+        responses = _diagonal_response(d, scales, second_clip)
     else:
-        second_clip, responses = _spherical_response(d, scales)
-    return Clipping(clip, second_clip, slope, scales, np.maximum.accumulate(responses))
+        responses = _spherical_response(d, scales, second_clip)
+    return Clipping(mean_clip, second_clip, slope, scales, np.maximum.accumulate(responses))
 
 
 def matrix_bound(mean_clip: float, d: int) -> float:
@@ -110,25 +130,34 @@ def _truncated_square(scales: FloatArray, square: float, d: int) -> FloatArray:
     return np.asarray(scales * special.gammainc(d / 2 + 1, at) + square / d * special.gammaincc(d / 2, at))
 
 
-def _spherical_response(d: int, scales: FloatArray) -> tuple[float, FloatArray]:
-    """The bound of |r^2/d - 1| and 1 + E[clip(s r^2/d - 1)] for each s."""
+def _spherical_bound(d: int, quantile: float) -> float:
+    """Return C with P(|r^2/d - 1| <= C) = `quantile`, by bisection."""
     low, high = 0.0, 50.0
-    for _ in range(80):  # bisection on P(|r^2/d - 1| <= C) = 0.95
+    for _ in range(80):
         middle = (low + high) / 2
         mass = special.gammainc(d / 2, d * (1 + middle) / 2) - special.gammainc(d / 2, d * max(1 - middle, 0.0) / 2)
-        low, high = (middle, high) if mass < SECOND_QUANTILE else (low, middle)
-    top, bottom = d * (1 + high) / (2 * scales), d * max(1 - high, 0.0) / (2 * scales)
+        low, high = (middle, high) if mass < quantile else (low, middle)
+    return high
+
+
+def _spherical_response(d: int, scales: FloatArray, bound: float) -> FloatArray:
+    """1 + E[clip(s r^2/d - 1)] for each s."""
+    top, bottom = d * (1 + bound) / (2 * scales), d * max(1 - bound, 0.0) / (2 * scales)
     body = scales * (special.gammainc(d / 2 + 1, top) - special.gammainc(d / 2 + 1, bottom))
-    tails = (1 + high) * special.gammaincc(d / 2, top) + max(1 - high, 0.0) * special.gammainc(d / 2, bottom)
-    return high, np.asarray(body + tails)
+    tails = (1 + bound) * special.gammaincc(d / 2, top) + max(1 - bound, 0.0) * special.gammainc(d / 2, bottom)
+    return np.asarray(body + tails)
 
 
-def _diagonal_response(d: int, scales: FloatArray) -> tuple[float, FloatArray]:
-    """The bound of |y*y - 1| and 1 + the mean of its clipped entries for each s, from fixed public draws."""
-    squares = np.random.RandomState(d).standard_normal((max(DRAWS // d, 2048), d)) ** 2
-    bound = float(np.quantile(np.linalg.norm(squares - 1, axis=1), SECOND_QUANTILE))
-    mean_response: Callable[[float], float] = lambda s: 1 + float(_clipped_rows(s * squares - 1, bound).mean())  # noqa: E731
-    return bound, np.array([mean_response(float(s)) for s in scales])
+def _diagonal_response(d: int, scales: FloatArray, bound: float) -> FloatArray:
+    """1 + the mean of the clipped entries of s y*y - 1 for each s, from fixed public draws."""
+    squares = _standard_squares(d)
+    return np.array([1 + float(_clipped_rows(float(s) * squares - 1, bound).mean()) for s in scales])
+
+
+@functools.cache
+def _standard_squares(d: int) -> FloatArray:
+    """Fixed public draws of y*y, y standard normal."""
+    return np.asarray(np.random.RandomState(d).standard_normal((max(DRAWS // d, 2048), d)) ** 2)
 
 
 def _clipped_rows(rows: FloatArray, bound: float) -> FloatArray:

@@ -21,17 +21,28 @@ from dataclasses import dataclass
 from typing import Final
 
 from privfed.errors import UsageError
-from privfed.statistics.mixture_clipping import block_costs, clipping
+from privfed.statistics.mixture_clipping import QUANTILE, block_costs, clipping
 from privfed.statistics.mixture_model import COVARIANCE_TYPES, CovarianceType
 from privfed_accounting import gaussian_mu
 
-__all__ = ["Choice", "choose", "excess", "expected_excess_nats", "noise_of_counts", "rounds_within", "start_components"]
+__all__ = [
+    "Choice",
+    "choose",
+    "excess",
+    "expected_excess_nats",
+    "noise_of_counts",
+    "quantile_within",
+    "rounds_within",
+    "start_components",
+]
 
 MAIN_SHARE: Final = 0.7
 TAIL: Final = 0.6
 SECOND_ORDER, SATURATED = 12.0, 0.5  # of e; fallbacks keep losses from growing on beyond
 ACCEPTABLE: Final = 0.5  # nats, to first order; beyond, a simpler model is better than a noisy one
-DISTINCT: Final = 4.0  # an average component should hold so many standard deviations of its count's noise
+WIDE_QUANTILES: Final = (0.9999, 0.999, 0.99, 0.97)
+UNHEARD: Final = 0.003  # nats that wide clip bounds may be expected to lose to noise
+DISTINCT: Final = 2.5  # an average component should hold so many standard deviations of its count's noise
 
 
 def expected_excess_nats(
@@ -73,10 +84,23 @@ def expected_excess_nats(
     return first * (1 + SECOND_ORDER * min(first, SATURATED))
 
 
-def excess(n: float, d: int, K: int, covariance_type: CovarianceType, *, mu2: float) -> float:
+def excess(
+    n: float, d: int, K: int, covariance_type: CovarianceType, *, mu2: float, quantile: float = QUANTILE
+) -> float:
     """Return the expected excess loss to first order, nats per row, when the main stage may spend `mu2` in all."""
-    roots = sum(math.sqrt(cost) for cost in block_costs(covariance_type, K, d, clipping(covariance_type, d)))
+    roots = sum(math.sqrt(cost) for cost in block_costs(covariance_type, K, d, clipping(covariance_type, d, quantile)))
     return (roots * K / n) ** 2 / (TAIL * mu2)
+
+
+def quantile_within(n: float, d: int, K: int, covariance_type: CovarianceType, *, mu2: float) -> float:
+    """Return which part of a Gaussian's rows the clip bounds leave alone: the most that stays `UNHEARD`, 0.9 at least.
+
+    Wide bounds cost noise and serve rows of heavier tails than a Gaussian's, which narrow ones cut short.
+    """
+    for quantile in WIDE_QUANTILES:
+        if excess(n, d, K, covariance_type, mu2=mu2, quantile=quantile) <= UNHEARD:
+            return quantile
+    return QUANTILE
 
 
 @dataclass(frozen=True)

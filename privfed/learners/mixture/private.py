@@ -8,8 +8,9 @@ post-processing, free of charge.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,22 +20,26 @@ from privfed.errors import UsageError
 from privfed.federation.release import Release
 from privfed.query import FloatArray
 from privfed.statistics.mixture import WhitenedMixtureStatistics
-from privfed.statistics.mixture_clipping import Clipping, clipping
+from privfed.statistics.mixture_clipping import Clipping, block_costs, clipping, clipping_at
+from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_model import MixtureModel
 from privfed.statistics.moments import unsvec
 
-__all__ = ["Estimate", "Noise", "RowCount", "average"]
+__all__ = ["Estimate", "Noise", "RowCount", "average", "whitened_query"]
 
 LEAST_RESPONSE: Final = 0.02  # a mean square below this is noise: clipped whitened rows are far longer
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Standard deviations per entry of the noise in an estimate: counts, shifts, and squares (per svec entry)."""
+    """Standard deviations per entry of the noise in an estimate: counts, shifts, and squares (per svec entry).
+
+    Those of shifts and squares are one number, or one for each component, shape (K,).
+    """
 
     counts: float
-    shifts: float
-    squares: float
+    shifts: FloatArray | float
+    squares: FloatArray | float
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +72,7 @@ class Estimate:
         if release.query != query.kind or release["counts"].shape != query.weights.shape:
             raise UsageError(f"release {release.round} of {release.query!r} does not answer this query")
         model = query.model
-        clips = clipping(model.covariance_type, model.n_features)
+        clips = _clips(query)
         std = release.noise_std
         noise = Noise(std["counts"], std["means"] / clips.mean_slope, std["second"])
         counts = release["counts"]
@@ -85,7 +90,8 @@ class Estimate:
     def relative_noise(self) -> float:
         """Noise on an entry of an average component's shift or covariance, whichever is louder, in whitened units."""
         each, tied = max(float(self.counts.mean()), 1.0), self.model.covariance_type == "tied"
-        return max(self.noise.shifts / each, self.noise.squares / (self.total if tied else each))
+        loudest = float(np.max(self.noise.shifts)), float(np.max(self.noise.squares))
+        return max(loudest[0] / each, loudest[1] / (self.total if tied else each))
 
 
 @dataclass(frozen=True)
@@ -112,26 +118,60 @@ class RowCount:
         return 1.0 / math.sqrt(self.precision) if self.precision else math.inf
 
 
+def whitened_query(
+    model: MixtureModel,
+    coordinates: Coordinates,
+    *,
+    quantile: float,
+    likelihood_share: float,
+    typical: float,
+    likelihood_clip: float,
+) -> WhitenedMixtureStatistics:
+    """Return the query for `model` whose bounds leave `quantile` of a Gaussian's rows alone; the rest as in `of`."""
+    query = WhitenedMixtureStatistics.of(
+        model, coordinates, likelihood_share=likelihood_share, typical=typical, likelihood_clip=likelihood_clip
+    )
+    clips = clipping(model.covariance_type, model.n_features, quantile)
+    roots = np.sqrt(block_costs(model.covariance_type, model.n_components, model.n_features, clips))
+    counts, means, second = (float(share) for share in (1 - likelihood_share) * roots / roots.sum())
+    return dataclasses.replace(
+        query,
+        mean_clip=clips.mean_clip,
+        second_clip=clips.second_clip,
+        shares=(counts, means, second, likelihood_share),
+    )
+
+
 def average(estimates: Sequence[Estimate], model: MixtureModel) -> Estimate:
     """Return the mean of several rounds' statistics, carried over to the frames of `model`.
 
     Statistics are averaged, not parameters: ratios of averages have less bias than averages of ratios, and the
-    noise of m rounds falls by sqrt(m).
+    noise of m rounds falls by sqrt(m). Noise of a round whose frames were wider than the model's is louder in these,
+    and the round counts less.
     """
-    m = len(estimates)
     moved = [_moved(estimate, model) for estimate in estimates]
+    weights = np.array(
+        [1.0 / float(np.mean(e.noise.squares) / e0.noise.squares) ** 2 for e, e0 in zip(moved, estimates, strict=True)]
+    )
+    weights /= weights.sum()
+
+    def mean(parts: Iterable[FloatArray]) -> FloatArray:
+        return np.asarray(sum(w * part for w, part in zip(weights, parts, strict=True)))
+
+    def together(noises: Iterable[FloatArray | float]) -> FloatArray:
+        return np.asarray(np.sqrt(sum((w * np.asarray(noise)) ** 2 for w, noise in zip(weights, noises, strict=True))))
+
     noise = Noise(
-        math.sqrt(sum(e.noise.counts**2 for e in estimates)) / m,
-        math.sqrt(sum(e.noise.shifts**2 for e in estimates)) / m,
-        math.sqrt(sum(e.noise.squares**2 for e in estimates)) / m,
+        float(together(e.noise.counts for e in moved)),
+        together(e.noise.shifts for e in moved),
+        together(e.noise.squares for e in moved),
     )
-    return Estimate(
-        model,
-        np.asarray(sum(e.counts for e in moved) / m),
-        np.asarray(sum(e.shifts for e in moved) / m),
-        np.asarray(sum(e.squares for e in moved) / m),
-        noise,
-    )
+    counts, shifts, squares = (mean(getattr(e, name) for e in moved) for name in ("counts", "shifts", "squares"))
+    return Estimate(model, counts, shifts, squares, noise)
+
+
+def _clips(query: WhitenedMixtureStatistics) -> Clipping:
+    return clipping_at(query.covariance_type, query.n_features, query.mean_clip, query.second_clip)
 
 
 def _squares(query: WhitenedMixtureStatistics, release: Release, counts: FloatArray, *, least: float) -> FloatArray:
@@ -140,7 +180,7 @@ def _squares(query: WhitenedMixtureStatistics, release: Release, counts: FloatAr
     Components of fewer rows than `least` are read as if they had so many.
     """
     d = query.n_features
-    kind, second, clips = query.covariance_type, release["second"], clipping(query.covariance_type, query.n_features)
+    kind, second, clips = query.covariance_type, release["second"], _clips(query)
     divisor = np.maximum(counts, least)
     if kind == "full":
         mean = unsvec(second, d) / divisor[:, None, None] + np.eye(d)
@@ -167,6 +207,7 @@ def _moved(estimate: Estimate, model: MixtureModel) -> Estimate:
     change = old.means - model.means
     if model.covariance_type in ("full", "tied"):
         A = np.swapaxes(np.linalg.solve(old.precisions_cholesky, model.precisions_cholesky), -1, -2)
+        stretch = np.maximum((A * A).sum(axis=(-2, -1)) / model.n_features, 1.0)
         A = np.broadcast_to(A, (model.n_components, *A.shape[-2:]))
         factors = np.broadcast_to(model.precisions_cholesky, A.shape)
         b = np.einsum("kji,kj->ki", factors, change)
@@ -181,6 +222,7 @@ def _moved(estimate: Estimate, model: MixtureModel) -> Estimate:
         scale, factor = model.precisions_cholesky / old.precisions_cholesky, model.precisions_cholesky
         if model.covariance_type == "spherical":
             scale, factor = scale[:, None], factor[:, None]
+        stretch = np.maximum((scale * scale).mean(axis=1), 1.0)
         b = change * factor
         moved = scale * shifts
         extra = 2 * moved * b + counts[:, None] * b**2
@@ -188,4 +230,5 @@ def _moved(estimate: Estimate, model: MixtureModel) -> Estimate:
             squares = scale[:, 0] ** 2 * squares + extra.mean(axis=1)
         else:
             squares = scale**2 * squares + extra
-    return Estimate(model, counts, moved + counts[:, None] * b, squares, estimate.noise)
+    noise = Noise(estimate.noise.counts, estimate.noise.shifts * np.sqrt(stretch), estimate.noise.squares * stretch)
+    return Estimate(model, counts, moved + counts[:, None] * b, squares, noise)

@@ -82,6 +82,11 @@ class _Parts:
         return np.asarray(np.minimum(self.estimate.noise.squares / self.counts, 1e3))
 
     @property
+    def typical_noise(self) -> float:
+        """Noise of an average component's second-order sums, per entry."""
+        return math.sqrt(float(np.mean(np.square(self.estimate.noise.squares))))
+
+    @property
     def mass(self) -> FloatArray:
         """Counts of the components that are updated, zero for the frozen."""
         return np.where(self.frozen, 0.0, self.counts)
@@ -158,7 +163,7 @@ def _kept(difference: FloatArray, noise: float, free: int) -> float:
 
 def _tied(parts: _Parts) -> FloatArray:
     estimate, model, d = parts.estimate, parts.model, parts.shifts.shape[1]
-    noise = estimate.noise.squares / estimate.total
+    noise = parts.typical_noise / estimate.total
     weighted = np.maximum(estimate.counts, 0.0)[:, None] * parts.shifts
     step = (estimate.squares - weighted.T @ parts.shifts) / estimate.total - np.eye(d)
     inner = _limited(np.eye(d) + _shrink(noise) * step, LEAST_EIGENVALUE)
@@ -193,7 +198,7 @@ def _pooled(parts: _Parts, own: FloatArray) -> FloatArray:
     """The average covariance of the components: shrunk to the old one, limited, with the prior."""
     model, d = parts.model, parts.shifts.shape[1]
     old = np.einsum("k,kij->ij", parts.weights, model.covariances)
-    total, squares = max(float(parts.mass.sum()), 1.0), parts.estimate.noise.squares
+    total, squares = max(float(parts.mass.sum()), 1.0), parts.typical_noise
     covariance = old
     if parts.mass.any():
         inner = np.einsum("k,kij->ij", parts.mass / parts.mass.sum(), _in_frame(own, model.precisions_cholesky))
@@ -229,9 +234,9 @@ def _diagonal(parts: _Parts) -> FloatArray:
     pooled = old
     if parts.mass.any():
         step = (parts.mass / parts.mass.sum()) @ (own * model.covariances) / old - 1
-        error = parts.estimate.noise.squares * math.sqrt(float((~parts.frozen).sum())) / total
+        error = parts.typical_noise * math.sqrt(float((~parts.frozen).sum())) / total
         pooled = old * np.clip(1 + _shrink(error) * step, LEAST_EIGENVALUE, GREATEST_EIGENVALUE)
-    error = parts.estimate.noise.squares * math.sqrt(K) / total
+    error = parts.typical_noise * math.sqrt(K) / total
     pooled = _towards(pooled, np.diag(parts.prior.component(K)), error)
     covariances = np.array(model.covariances)
     for k in range(K):

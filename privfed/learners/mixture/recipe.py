@@ -24,15 +24,23 @@ from privfed.errors import UsageError
 from privfed.federation.release import Federation, Release
 from privfed.learners.mixture.advice import warn_bounds, warn_lost, warn_noisy, warn_outdone, warn_simpler
 from privfed.learners.mixture.parameters import Start
-from privfed.learners.mixture.planning import TAIL, Choice, choose, excess, rounds_within, start_components
-from privfed.learners.mixture.private import Estimate, RowCount, average
+from privfed.learners.mixture.planning import (
+    TAIL,
+    Choice,
+    choose,
+    excess,
+    quantile_within,
+    rounds_within,
+    start_components,
+)
+from privfed.learners.mixture.private import Estimate, RowCount, average, whitened_query
 from privfed.learners.mixture.private_update import Prior, private_update
 from privfed.learners.mixture.refit import refit
 from privfed.learners.mixture.reports import RoundReport
 from privfed.learners.mixture.single import MOMENT_ROUNDS, box_gaussian, single_update
 from privfed.learners.mixture.starts import spread_components
 from privfed.query import FloatArray
-from privfed.statistics.mixture import WhitenedMixtureStatistics
+from privfed.statistics.mixture_clipping import QUANTILE
 from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
 
@@ -44,7 +52,7 @@ START_ROUNDS, MAIN_ROUNDS, LEAST_ROUNDS = 8, 16, 4
 START_TAIL: Final = 0.25
 LEAST_START_WEIGHT: Final = 0.3  # of an average starting component; lighter ones are left out of the refit
 LIKELIHOOD_SHARE: Final = 0.02
-OWN_SHAPES: Final = 0.05  # nats of expected excess up to which the start gives each component its own covariance
+OWN_SHAPES: Final = 0.3  # nats of expected excess up to which the start gives each component its own covariance
 FRAME: Final = 3.0  # nats that the moments may lose; beyond, a mixture in their coordinates is worse than they are
 QUIET, QUIET_AT_LAST = 0.1, 0.004  # relative noise of what a step uses: a tenth of a standard deviation, or far less
 UNSPENT: Final = 1e-6  # kept back, so that rounding never makes the last round one too many
@@ -78,12 +86,25 @@ class _Run:
     releases: list[Release] = field(default_factory=list)
 
     def ask(
-        self, model: MixtureModel, coordinates: Coordinates, *, stage: str, round: int, rounds: int, share: float
+        self,
+        model: MixtureModel,
+        coordinates: Coordinates,
+        *,
+        stage: str,
+        round: int,
+        rounds: int,
+        share: float,
+        quantile: float = QUANTILE,
     ) -> tuple[Estimate, float]:
         """Spend `share` on one round; return the estimate and the released log-likelihood, nats per row of the data."""
         typical, reach = _likelihood_range(model, self.random)
-        query = WhitenedMixtureStatistics.of(
-            model, coordinates, likelihood_share=LIKELIHOOD_SHARE, typical=typical, likelihood_clip=reach
+        query = whitened_query(
+            model,
+            coordinates,
+            quantile=quantile,
+            likelihood_share=LIKELIHOOD_SHARE,
+            typical=typical,
+            likelihood_clip=reach,
         )
         release = self.federation.release(query, share=share, purpose=f"mixture: {stage}", rounds=rounds - round + 1)
         self.releases.append(release)
@@ -154,7 +175,20 @@ def fit_private(
         spent += START_SHARE
     if rounds is None:
         rounds = _rounds(run, len(low), choice, mu2=mu2 * (1 - spent), most=MAIN_ROUNDS)
-    stage = _stage(run, "mixture", model, coordinates, prior, rounds=rounds, share=share * (1 - spent), tail=TAIL)
+    quantile = quantile_within(
+        run.count.value, len(low), choice.n_components, choice.covariance_type, mu2=mu2 * (1 - spent)
+    )
+    stage = _stage(
+        run,
+        "mixture",
+        model,
+        coordinates,
+        prior,
+        rounds=rounds,
+        share=share * (1 - spent),
+        tail=TAIL,
+        quantile=quantile,
+    )
     warn_lost(stage.used)
     if found is not None:
         _compare(found, stage, choice)
@@ -229,8 +263,16 @@ def _moments(
             needed = excess(run.count.value, d, 1, box.kind, mu2=mu2) * TAIL / MOMENTS_EXCESS
             part = min(max(needed, MOMENTS_SHARE), MOMENTS_SHARE_MOST)
             cost = part * fraction
+        # The box is no frame to be clipped in; what the first round made of it is.
+        last = QUANTILE if index == 0 else quantile_within(run.count.value, d, 1, box.kind, mu2=mu2 * cost)
         estimate, _ = run.ask(
-            model, box.coordinates, stage="moments", round=index + 1, rounds=len(MOMENT_ROUNDS), share=share * cost
+            model,
+            box.coordinates,
+            stage="moments",
+            round=index + 1,
+            rounds=len(MOMENT_ROUNDS),
+            share=share * cost,
+            quantile=last,
         )
         model = single_update(estimate)
         spent += cost
@@ -265,8 +307,10 @@ def _start(run: _Run, coordinates: Coordinates, prior: Prior, choice: Choice, *,
     kind: CovarianceType = "tied" if choice.covariance_type in ("full", "tied") else choice.covariance_type
     rounds = _rounds(run, d, Choice(kind, wanted, 0.0), mu2=mu2, most=START_ROUNDS)
     K = start_components(n, d, wanted, kind, mu2=mu2, rounds=rounds, likelihood_share=LIKELIHOOD_SHARE)
-    if excess(n, d, K, choice.covariance_type, mu2=mu2) <= OWN_SHAPES:
-        kind = choice.covariance_type
+    own = choice.covariance_type
+    fewer = start_components(n, d, wanted, own, mu2=mu2, rounds=rounds, likelihood_share=LIKELIHOOD_SHARE)
+    if fewer >= 2 * wanted and excess(n, d, fewer, own, mu2=mu2) <= OWN_SHAPES:
+        kind, K = own, fewer
     model = spread_components(coordinates, prior.covariance, K, kind, run.random)
     stage = _stage(run, "start", model, coordinates, prior, rounds=rounds, share=share, tail=START_TAIL)
     model, kept = stage.model, stage.model.weights >= LEAST_START_WEIGHT / K
@@ -299,12 +343,15 @@ def _stage(
     rounds: int,
     share: float,
     tail: float,
+    quantile: float = QUANTILE,
 ) -> _Stage:
     """Run noise-aware EM for `rounds` rounds of equal cost, each step from an average of the last ones."""
     estimates: list[Estimate] = []
     likelihoods: list[float] = []
     for round in range(1, rounds + 1):
-        estimate, likelihood = run.ask(model, coordinates, stage=name, round=round, rounds=rounds, share=share / rounds)
+        estimate, likelihood = run.ask(
+            model, coordinates, stage=name, round=round, rounds=rounds, share=share / rounds, quantile=quantile
+        )
         likelihoods.append(likelihood)
         estimates.append(estimate)
         combined = average(estimates[-_window(estimate, round, tail, last=round == rounds) :], model)

@@ -20,14 +20,15 @@ from privfed.learners.mixture.initialise import kmeans, kmeans_plusplus
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
 
-__all__ = ["merged", "refit"]
+__all__ = ["divided", "merged", "refit"]
 
 Index: TypeAlias = int | npt.NDArray[np.int64]
 
-DRAWS: Final = 12_000
-DRAWS_SHORT: Final = 3_000
+DRAWS: Final = 20_000
+DRAWS_SHORT, DRAWS_EACH = 3_000, 8  # at least; and for each parameter that full covariances have
 RESTARTS: Final = 24  # with 8, a cluster is lost in one or two fits of five; with 20, in none of eight
 KEPT: Final = 3
+HALVES: Final = 0.8  # of a standard deviation: how far from the middle halves are put, that of half a normal
 REG_COVAR: Final = 1e-4
 
 
@@ -40,15 +41,18 @@ def refit(model: MixtureModel, K: int, covariance_type: CovarianceType, random: 
         covariance_type: of the result.
         random: for the draws and the starts.
     """
+    if model.n_components < K:
+        return divided(model, K, covariance_type)
+    short = min(max(DRAWS_SHORT, DRAWS_EACH * K * (model.n_features + 1) * (model.n_features + 2) // 2), DRAWS)
     rows, _ = model.sample(DRAWS, random)
     rows = rows[random.permutation(len(rows))]
-    part = rows[:DRAWS_SHORT]
+    part = rows[:short]
     within = np.tensordot(model.weights, model.full_covariances(), axes=1)
     whitened = part @ np.linalg.inv(np.linalg.cholesky(within)).T
     runs: list[tuple[float, int, MixtureModel]] = []
     for restart in range(RESTARTS):
         try:
-            if restart == 0 and model.n_components >= K:
+            if restart == 0:
                 start = merged(model, K, covariance_type)
             else:
                 seen = whitened if restart % 4 < 2 else part
@@ -62,6 +66,27 @@ def refit(model: MixtureModel, K: int, covariance_type: CovarianceType, random: 
     runs.sort(key=lambda run: run[:2], reverse=True)
     finished = [fit_rows(run[2], rows, tol=1e-4, max_iter=100, reg_covar=REG_COVAR) for run in runs[:KEPT]]
     return max(finished, key=lambda result: result.lower_bounds[-1]).model
+
+
+def divided(model: MixtureModel, K: int, covariance_type: CovarianceType) -> MixtureModel:
+    """Return `model` with its widest components divided in two along their longest axis, until there are K.
+
+    Weights count: what is divided is the part of the whole with the greatest sum of squares along one axis. Moments
+    are kept, so the density hardly changes; rows that lie in two clusters then draw the halves apart.
+    """
+    weights, means, matrices = list(model.weights), list(model.means), list(model.full_covariances())
+    while len(weights) < K:
+        axes = [np.linalg.eigh(matrix) for matrix in matrices]
+        k = int(np.argmax([weight * values[-1] for weight, (values, _) in zip(weights, axes, strict=True)]))
+        values, vectors = axes[k]
+        step = HALVES * np.sqrt(values[-1]) * vectors[:, -1]
+        matrices[k] = matrices[k] - np.outer(step, step)
+        weights[k] /= 2
+        weights.append(weights[k])
+        matrices.append(matrices[k])
+        means.append(means[k] - step)
+        means[k] = means[k] + step
+    return MixtureModel.from_matrices(np.array(weights), np.stack(means), np.stack(matrices), covariance_type)
 
 
 def merged(model: MixtureModel, K: int, covariance_type: CovarianceType) -> MixtureModel:

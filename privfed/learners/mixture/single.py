@@ -36,10 +36,10 @@ def single_update(estimate: Estimate) -> MixtureModel:
     model, n = estimate.model, max(float(estimate.counts[0]), 1.0)
     d = model.n_features
     shift = estimate.shifts[0] / n
-    noise = estimate.noise.shifts / n
+    noise = float(np.max(estimate.noise.shifts)) / n
     shift = shift * max(0.0, 1.0 - d * noise**2 / max(float(shift @ shift), 1e-300))
     shift = shift * min(1.0, LARGEST_MEAN_STEP * math.sqrt(d) / max(float(np.linalg.norm(shift)), 1e-300))
-    error = estimate.noise.squares / n
+    error = float(np.max(estimate.noise.squares)) / n
     least = max(LEAST_EIGENVALUE, min(NOISE_EIGENVALUE, error))
     if model.covariance_type == "diag":
         variances = _shrunk(np.diag(estimate.squares[0] / n), error, d - 1) - np.diag(shift**2)
