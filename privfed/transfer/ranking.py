@@ -32,6 +32,9 @@ NEEDS: Final = {
 }
 SECOND_PASS: Final = 0.15  # of the share: LEEP's one number per source, beside sums that are matrices
 BOOTSTRAP: Final = 200
+# Probability of a class, over even odds, below which LEEP counts a prediction as this one: the noise grows with its
+# logarithm, a bias with itself. Without noise nothing is cut: a record's own part of the table keeps it above.
+LEAST_PROTECTED: Final = 0.03
 LEAST_UNPROTECTED: Final = 1e-12
 
 
@@ -186,9 +189,8 @@ class _Ranked:
     def _ask_likelihood(self, federation: Federation, share: float | None, names: str) -> None:
         """Ask how likely the labels are under the predictors that the first release makes public."""
         query, n_classes = self._query, self._query.n_classes
-        least = 0.1 / n_classes if self._first.private else LEAST_UNPROTECTED
-        smoothed = least if self._first.private else 0.0
-        tables = [likely_tables(self._first[f"table_{k}"], smoothed) for k in self._heads]
+        least = LEAST_PROTECTED / n_classes if self._first.private else LEAST_UNPROTECTED
+        tables = [likely_tables(self._first[f"table_{k}"]) for k in self._heads]
         self._predictor = ExpectedPredictor(
             programs=tuple(query.programs[k] for k in self._heads),
             labels=tuple(query.labels[k] for k in self._heads),

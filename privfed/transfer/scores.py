@@ -16,7 +16,7 @@ from privfed.query import FloatArray
 __all__ = ["Moments", "h_score", "likely_tables", "log_evidence", "logme", "shrinkage"]
 
 ITERATIONS: Final = 500
-TOLERANCE: Final = 1e-12
+TOLERANCE: Final = 1e-7  # of the ratio; the evidence is flat at its maximum, so that its own error is the square
 RESIDUAL: Final = 1e-12  # of y'y: a perfect fit has no finite evidence
 RANK: Final = 1e-12  # of the largest eigenvalue: below it a direction is rounding
 
@@ -177,18 +177,17 @@ def shrinkage(moments: Moments, third: FloatArray, fourth: float) -> float:
     return 1.0 if error >= distance else float(error / distance)
 
 
-def likely_tables(table: FloatArray, least: float = 0.0) -> FloatArray:
+def likely_tables(table: FloatArray) -> FloatArray:
     """Return P(class | source label), shape `(classes, labels)`, of a table of sums with negative entries cut.
+
+    Labels that nobody has say nothing: all classes are as likely.
 
     Args:
         table: sums of source label distributions by class, shape `(classes, labels)`.
-        least: every class gets at least this probability, in [0, 1 / classes).
 
     Source: Nguyen, Hassner, Seeger and Archambeau 2020, LEEP, arXiv:2002.12462, section 3.
     """
     table = np.maximum(table, 0.0)
     total = table.sum(axis=0)
     even = np.full(table.shape, 1.0 / len(table))
-    shares = np.where(total > 0, table / np.where(total > 0, total, 1.0), even)
-    part = least * len(table)
-    return np.asarray(np.clip((1.0 - part) * shares + part * even, 0.0, 1.0))
+    return np.asarray(np.clip(np.where(total > 0, table / np.where(total > 0, total, 1.0), even), 0.0, 1.0))

@@ -86,9 +86,7 @@ def test_the_joint_sensitivity_is_attained() -> None:
 
     certain = Certain("certain")
     name = install(certain)
-    query = SourceSums(
-        (name, name), (3, 3), (2, 2), (2.0, 7.0), n_inputs=2, n_classes=3, parts=sums().parts
-    )
+    query = SourceSums((name, name), (3, 3), (2, 2), (2.0, 7.0), n_inputs=2, n_classes=3, parts=sums().parts)
     assert np.linalg.norm(query.checked_contribution(np.array([[1.0, 0.0, 2.0]]))) == pytest.approx(1.0, abs=1e-9)
 
 

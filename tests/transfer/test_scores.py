@@ -104,7 +104,7 @@ def test_what_stands_out_of_the_noise_is_taken_back_to_its_size() -> None:
             noise = np.triu(noise, 1) / math.sqrt(2) + np.triu(noise, 1).T / math.sqrt(2) + np.diag(np.diag(noise))
             matrix = size * edge * np.outer(axis, axis) + 3.0 * noise
             raw.append(np.linalg.eigvalsh(matrix)[-1])
-            values, vectors = shrunk_spectrum(matrix, 3.0)
+            values, _ = shrunk_spectrum(matrix, 3.0)
             assert values.size == 1
             kept.append(values[0])
         assert np.mean(kept) == pytest.approx(size * edge, rel=0.03)
@@ -141,6 +141,3 @@ def test_any_noise_leaves_scores_in_their_range(seed: int, size: float) -> None:
 def test_likely_tables_are_conditional_distributions() -> None:
     table = np.array([[4.0, 0.0, -1.0], [1.0, 0.0, 3.0]])
     np.testing.assert_allclose(likely_tables(table), [[0.8, 0.5, 0.0], [0.2, 0.5, 1.0]])
-    smoothed = likely_tables(table, 0.1)
-    np.testing.assert_allclose(smoothed.sum(axis=0), 1.0)
-    assert smoothed.min() == pytest.approx(0.1)
