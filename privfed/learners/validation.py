@@ -16,7 +16,7 @@ __all__ = ["NotNumbersError", "as_rows", "check_feature_names", "feature_names"]
 
 
 class NotNumbersError(UsageError, TypeError):
-    """Rows hold something that is no number; a TypeError as well, as in scikit-learn."""
+    """Rows are no dense array of numbers, or their columns have names that are no text; a TypeError, too."""
 
 
 def as_rows(X: Any, *, estimator: str, min_samples: int = 1) -> FloatArray:
@@ -33,9 +33,9 @@ def as_rows(X: Any, *, estimator: str, min_samples: int = 1) -> FloatArray:
         UsageError: not two-dimensional, not real numbers, NaN or infinite, too few rows, no features.
     """
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
-        raise UsageError(
-            f"Sparse data was passed for X, but {estimator} needs dense data. Use '.toarray()' to convert to a dense "
-            "numpy array."
+        raise NotNumbersError(
+            "Sparse data was passed for X, but dense data is required. Use '.toarray()' to convert to a dense numpy "
+            "array."
         )
     raw = np.asarray(X)
     if raw.dtype.kind == "c":
@@ -43,9 +43,13 @@ def as_rows(X: Any, *, estimator: str, min_samples: int = 1) -> FloatArray:
     try:
         rows = np.ascontiguousarray(raw, dtype=np.float64)
     except (TypeError, ValueError) as error:
+        # Python quotes the entry in a ValueError: it is part of a row, and stays out of the message.
+        what = "could not convert string to float" if isinstance(error, ValueError) else str(error)
         raise NotNumbersError(
-            f"X must hold numbers, found dtype {raw.dtype} ({error}). Encode text before fitting."
+            f"{what}: X must hold numbers, found dtype {raw.dtype}. Encode text before fitting."
         ) from None
+    if raw.ndim > 2:
+        raise UsageError(f"Found array with dim {raw.ndim}, while dim <= 2 is required by {estimator}.")
     if raw.ndim != 2:
         raise UsageError(
             f"Expected 2D array, got {'scalar' if raw.ndim == 0 else f'{raw.ndim}D'} array instead. Reshape your data "
@@ -79,7 +83,9 @@ def feature_names(X: Any) -> npt.NDArray[np.object_] | None:
     if names.size and all(isinstance(name, str) for name in names):
         return names
     if any(isinstance(name, str) for name in names):
-        raise UsageError("Feature names are only supported if all of them are strings; rename the columns.")
+        raise NotNumbersError(
+            "Feature names are only supported if all input features have string names: rename the other columns."
+        )
     return None
 
 

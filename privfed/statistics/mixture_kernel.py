@@ -31,6 +31,7 @@ MOST_CHUNK: Final = 2_048
 CACHE_VALUES: Final = 2**17  # of phi: a megabyte
 LOWEST: Final = -600.0  # exp of it is 1e-261, a normal number: below -708 exp is slow, and nobody sees the difference
 LOOK_EVERY: Final = 16  # chunks: whether log-densities go below that is looked up in every so many
+NOWHERE: Final = -1e100  # log-density of a component of weight zero: infinity has no place in a matrix product
 LEAST_TOTAL: Final = 1e-200  # of a row's densities, in units of the highest peak: below, count from the row's own
 
 
@@ -230,6 +231,7 @@ def _design(model: MixtureModel) -> tuple[FloatArray, float]:
         matrix = precisions if kind == "diag" else precisions[:, None]
         linear, quadratic = matrix * means, -0.5 * matrix
     heights = model.log_weights + model.log_determinants - 0.5 * d * LOG_2PI
-    peak = float(heights.max()) if np.isfinite(heights.max()) else 0.0
+    heights = np.maximum(heights, NOWHERE)
+    peak = float(heights.max())
     constant = heights - peak - 0.5 * (linear * means).sum(axis=1)
     return np.concatenate([constant[:, None], linear, quadratic], axis=1), peak

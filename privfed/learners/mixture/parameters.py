@@ -35,6 +35,20 @@ def _share(value: object) -> bool:
     return value is None or (_real(value, 0.0) and 0.0 < float(value) <= 1.0)  # type: ignore[arg-type]  # a real
 
 
+def _array_like(value: object) -> bool:
+    return value is None or (
+        not isinstance(value, str | bytes) and (hasattr(value, "__len__") or hasattr(value, "__array__"))
+    )
+
+
+def _seed(value: object) -> bool:
+    try:
+        check_random_state(value)
+    except UsageError:
+        return False
+    return True
+
+
 CONSTRAINTS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "n_components": (lambda v: _integer(v, 1), "an int in the range [1, inf)"),
     "covariance_type": (lambda v: isinstance(v, str) and v in COVARIANCE_TYPES, f"a str among {set(COVARIANCE_TYPES)}"),
@@ -45,6 +59,13 @@ CONSTRAINTS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "init_params": (
         lambda v: isinstance(v, str) and v in (*INIT_PARAMS, *FEDERATED_INIT),
         f"a str among {set(INIT_PARAMS)}, or for federations also {set(FEDERATED_INIT)}",
+    ),
+    "weights_init": (_array_like, "an array-like or None"),
+    "means_init": (_array_like, "an array-like or None"),
+    "precisions_init": (_array_like, "an array-like or None"),
+    "random_state": (
+        _seed,
+        "an int in the range [0, 4294967295], an instance of 'numpy.random.mtrand.RandomState' or None, or a Generator",
     ),
     "warm_start": (lambda v: isinstance(v, bool | np.bool_), "an instance of 'bool'"),
     "verbose": (lambda v: isinstance(v, bool | np.bool_) or _integer(v, 0), "an int in the range [0, inf) or a bool"),
@@ -69,7 +90,6 @@ def check_parameters(params: Mapping[str, Any], *, estimator: str) -> None:
         value = params[name]
         if not accepts(value):
             raise UsageError(f"The {name!r} parameter of {estimator} must be {description}. Got {value!r} instead.")
-    check_random_state(params["random_state"])
 
 
 class Start:
@@ -127,7 +147,8 @@ def _shaped(values: npt.ArrayLike, shape: tuple[int, ...], name: str) -> FloatAr
     if array.shape != shape:
         raise UsageError(f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}")
     if not np.isfinite(array).all():
-        raise UsageError(f"The parameter '{name}' contains NaN or infinity.")
+        what = "NaN" if np.isnan(array).any() else "infinity or a value too large for dtype('float64')"
+        raise UsageError(f"Input contains {what}: the parameter '{name}' needs finite numbers.")
     return array
 
 

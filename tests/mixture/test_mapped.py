@@ -1,0 +1,94 @@
+"""Rows of a memory-mapped file: the same fit, part by part, and never all of them in memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import numpy as np
+import pytest
+
+from privfed.learners.mixture import GaussianMixture
+from privfed.statistics import mapped
+from privfed.statistics.mapped import by_parts, is_mapped, parts
+from tests.mixture.cases import clusters
+
+
+@pytest.fixture
+def path(tmp_path):
+    found = tmp_path / "rows.npy"
+    np.save(found, clusters(n=3000, d=3, K=3, seed=4))
+    return found
+
+
+def test_only_what_is_mapped_read_only_counts(path):
+    assert is_mapped(np.load(path, mmap_mode="r"))
+    assert is_mapped(np.asarray(np.load(path, mmap_mode="r"))[10:200])
+    assert not is_mapped(np.load(path, mmap_mode="r+"))
+    assert not is_mapped(np.load(path, mmap_mode="c"))  # its pages may hold changes that are nowhere else
+    assert not is_mapped(np.load(path))
+    assert not is_mapped(np.frombuffer(b"12345678"))
+
+
+def test_parts_are_the_rows_in_order(path, monkeypatch):
+    monkeypatch.setattr(mapped, "PART", 700)
+    rows, there = np.load(path), np.load(path, mmap_mode="r")
+    found = [part.copy() for part in parts(there)]
+    assert [len(part) for part in found] == [700, 700, 700, 700, 200]
+    np.testing.assert_array_equal(np.concatenate(found), rows)
+    assert [len(part) for part in parts(rows)] == [3000]
+    for source in (rows, there):
+        np.testing.assert_array_equal(by_parts(lambda part: part.sum(axis=1), source), rows.sum(axis=1))
+
+
+@pytest.mark.parametrize("kind", ["full", "diag"])
+def test_a_mapped_file_is_fitted_as_its_rows_are(path, kind, monkeypatch):
+    monkeypatch.setattr(mapped, "PART", 512)
+    rows = np.load(path)
+    settings = {"covariance_type": kind, "random_state": 0, "tol": 1e-8, "max_iter": 300}
+    expected = GaussianMixture(3, **settings).fit(rows)
+    found = GaussianMixture(3, **settings).fit(np.load(path, mmap_mode="r"))
+    np.testing.assert_allclose(found.means_, expected.means_, rtol=1e-6)
+    np.testing.assert_array_equal(found.predict(np.load(path, mmap_mode="r")), expected.predict(rows))
+    assert found.score(rows) == pytest.approx(expected.score(rows))
+
+
+def test_a_start_looks_at_rows_all_over_the_file(tmp_path):
+    """A file sorted by cluster: its first rows alone would show one."""
+    rows = np.concatenate([np.random.default_rng(0).normal(5.0 * k, 0.1, (30_000, 1)) for k in range(4)])
+    np.save(tmp_path / "sorted.npy", rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = GaussianMixture(4, random_state=0, max_iter=2).fit(np.load(tmp_path / "sorted.npy", mmap_mode="r"))
+    np.testing.assert_allclose(sorted(found.means_[:, 0]), [0, 5, 10, 15], atol=0.05)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are given back where the system can")
+def test_memory_stays_below_the_file(tmp_path):
+    path, megabytes = tmp_path / "large.npy", 96
+    shape = (megabytes * 2**20 // 64, 8)
+    rows = np.lib.format.open_memmap(path, "w+", np.float64, shape)
+    rows[:] = np.tile(np.random.default_rng(0).standard_normal((2**14, 8)), (shape[0] // 2**14, 1))
+    rows.flush()
+    del rows
+    program = """
+        import resource, sys, warnings
+        import numpy as np
+        from privfed.learners.mixture import GaussianMixture
+        warnings.simplefilter("ignore")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = {"weights_init": [0.5, 0.5], "means_init": np.eye(2, 8), "precisions_init": np.ones((2, 8))}
+        GaussianMixture(2, max_iter=1, covariance_type="diag", **start).fit(np.load(sys.argv[1], mmap_mode="r"))
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert float(done.stdout) < 0.6 * megabytes
