@@ -71,7 +71,8 @@ class FederatedSGD(FittedNetwork):
             `FittedNetwork`.
         schedule_: rounds, rate and noise, and what they cost in all.
         tight_epsilon_: epsilon in the guarded view of all that is in the ledger, had it been fixed in advance, by
-            privacy loss distributions; None where unknown.
+            privacy loss distributions; None where unknown. In mode "trusted" the server saw vectors without masks, and
+            this is what it learned.
         noise_multiplier_, expected_records_: as used.
 
     Guarantees:
