@@ -203,7 +203,7 @@ class FineTuning(Estimator):
             for name, value in model.named_parameters():
                 kept = memory.get(f"personal:{name}")
                 if kept is not None and kept.shape == tuple(value.shape):
-                    value.copy_(torch.as_tensor(kept))
+                    value.copy_(torch.tensor(kept))
                     found += 1
         if not found:
             raise UsageError("this memory holds no parameters of the model: fit with personal=, and memories= at home")

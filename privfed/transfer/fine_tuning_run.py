@@ -78,6 +78,8 @@ class Run:
                 also_train=plan.head,
             )
         allowed = [name for name, value in model.named_parameters() if value.requires_grad]
+        if adapters:
+            self._check_personal(set(allowed) - {name for name, _ in source.named_parameters()})
         start = {name: value.detach().cpu().double().numpy().copy() for name, value in model.named_parameters()}
         strengths = dict(zip(allowed, strengths_of(allowed, given.proximal).tolist(), strict=True)) if proximal else {}
         for number, stage in enumerate(plan.stages):
@@ -90,6 +92,12 @@ class Run:
             self._records = getattr(learner, "expected_records_", None)
             model = learner.model_
         return (merge_adapters(model) if adapters else model.requires_grad_(True)).eval()
+
+    def _check_personal(self, adapted: set[str]) -> None:
+        """Refuse personal adapters: they would be gone once the shared ones are folded in."""
+        own = sorted(name for name in adapted if any(fnmatchcase(name, one) for one in self._plan.personal))
+        if own:
+            raise UsageError(f"personal= names adapters, {', '.join(own)}: keep a head at home instead, such as head=")
 
     def from_scratch(self, source: torch.nn.Module) -> torch.nn.Module:
         """Return what as many rounds make of a random start, all of it trained and pulled nowhere."""
