@@ -92,7 +92,11 @@ def test_without_feedback_the_mean_over_seeds_is_the_update(setting) -> None:
 
 def test_with_feedback_nothing_is_lost_for_good() -> None:
     """What was sent and what is remembered add up to all updates, exactly; a constant update arrives in full."""
-    compressor, memory, delta = Compression(rank=2, keep=0.4).over(LAYOUT), {}, np.linspace(-1.0, 2.0, LENGTH)
+    compressor, memory, delta = (
+        Compression(rank=2, keep=0.4, error_feedback=True).over(LAYOUT),
+        {},
+        np.linspace(-1.0, 2.0, LENGTH),
+    )
     arrived, rounds = np.zeros(LENGTH), 300
     for number in range(rounds):
         arrived += compressor.expand(compressor.compress(delta, seed_of(number), memory), seed_of(number))
@@ -105,21 +109,25 @@ def test_with_feedback_nothing_is_lost_for_good() -> None:
 
 def test_memory_holds_nothing_without_need() -> None:
     delta = np.ones(LENGTH)
-    for setting in (Compression(), Compression(parameters=("head.*",)), Compression(keep=0.1, error_feedback=False)):
+    for setting in (
+        Compression(error_feedback=True),
+        Compression(parameters=("head.*",), error_feedback=True),
+        Compression(keep=0.1),
+    ):
         memory: dict[str, np.ndarray] = {}
         setting.over(LAYOUT).compress(delta, seed_of(0), memory)
         assert memory == {}
 
 
 def test_memory_of_parameters_that_never_travel_does_not_grow() -> None:
-    compressor = Compression(parameters=("head.*",), keep=0.5).over(LAYOUT)
+    compressor = Compression(parameters=("head.*",), keep=0.5, error_feedback=True).over(LAYOUT)
     memory: dict[str, np.ndarray] = {}
     compressor.compress(np.ones(LENGTH), seed_of(0), memory)
     assert memory[compressor.memory_name()].shape == (64,)
 
 
 def test_a_staged_memory_that_is_discarded_changes_nothing() -> None:
-    compressor, delta = Compression(keep=0.2).over(LAYOUT), np.arange(LENGTH, dtype=float)
+    compressor, delta = Compression(keep=0.2, error_feedback=True).over(LAYOUT), np.arange(LENGTH, dtype=float)
     kept: dict[str, np.ndarray] = {}
     memory = StagedMemory(kept)
     first = compressor.compress(delta, seed_of(0), memory)
@@ -134,7 +142,7 @@ def test_a_staged_memory_that_is_discarded_changes_nothing() -> None:
 
 
 def test_an_update_that_is_not_finite_sends_nothing_and_spoils_no_memory() -> None:
-    compressor, memory = Compression(keep=0.5).over(LAYOUT), {}
+    compressor, memory = Compression(keep=0.5, error_feedback=True).over(LAYOUT), {}
     compressor.compress(np.ones(LENGTH), seed_of(0), memory)
     before = memory[compressor.memory_name()]
     delta = np.ones(LENGTH)
@@ -146,7 +154,8 @@ def test_an_update_that_is_not_finite_sends_nothing_and_spoils_no_memory() -> No
 
 
 def test_a_memory_of_another_model_is_left_alone() -> None:
-    one, other = Compression(keep=0.5).over(LAYOUT), Compression(keep=0.5).over((("w", (LENGTH,)),))
+    setting = Compression(keep=0.5, error_feedback=True)
+    one, other = setting.over(LAYOUT), setting.over((("w", (LENGTH,)),))
     assert one.memory_name() != other.memory_name()
     memory = {one.memory_name(): np.ones(3)}
     np.testing.assert_array_equal(
@@ -155,7 +164,7 @@ def test_a_memory_of_another_model_is_left_alone() -> None:
 
 
 def test_a_run_does_not_send_what_another_left() -> None:
-    compressor, memory = Compression(keep=0.5).over(LAYOUT), {}
+    compressor, memory = Compression(keep=0.5, error_feedback=True).over(LAYOUT), {}
     compressor.compress(np.ones(LENGTH), seed_of(0), memory, run="one")
     np.testing.assert_array_equal(
         compressor.compress(np.ones(LENGTH), seed_of(1), memory, run="two"),
@@ -178,7 +187,7 @@ def test_layers_of_one_shape_are_sketched_differently() -> None:
 
 
 def test_settings_travel_as_fields() -> None:
-    for setting in (Compression(), Compression(parameters=("a", "b*"), rank=3, keep=0.25, error_feedback=False)):
+    for setting in (Compression(), Compression(parameters=("a", "b*"), rank=3, keep=0.25, error_feedback=True)):
         assert Compression.from_fields(setting.as_fields()) == setting
     for fields in (
         (),

@@ -5,8 +5,8 @@ linear maps that everybody knows once the round's public seed is known: the sum 
 no index or factor travels. Fewer bits per value and the Hadamard rotation come below this, with the federation's
 `bits=`; both compose with what is here.
 
-What a client could not send in one round it may keep at home and add to its next update (error feedback: Seide et al.
-2014; Karimireddy et al. 2019, arXiv:1901.09847).
+The sum is scaled up to be right on average. Or a client keeps at home what it did not send, and adds it to its next
+update (error feedback: Seide et al. 2014; Karimireddy et al. 2019, arXiv:1901.09847).
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Compression:
         keep: fraction in (0, 1] of the coordinates that travel, at least one; which ones is drawn from the round's
             seed. See `privfed.mechanism.sparsify` for what it costs.
         error_feedback: whether a client keeps what it did not send and adds it to its next update. The sum is then
-            taken as it is. Without, it is scaled so that its mean over the seeds is the sum of the whole updates.
+            taken as it is. Without, it is scaled so that its mean over the seeds is the sum of the whole updates. Since
+            the choices are public and fresh, that is the better bargain as a rule. Memory pays in long runs in which
+            nothing is clipped: what it collects is longer than an update.
 
     Guarantees:
         A short update depends on nothing but the update, what the client remembers, and public numbers. It is never
@@ -70,7 +72,7 @@ class Compression:
     parameters: tuple[str, ...] | None = None
     rank: int | None = None
     keep: float = 1.0
-    error_feedback: bool = True
+    error_feedback: bool = False
 
     def __post_init__(self) -> None:
         if self.parameters is not None:
