@@ -290,12 +290,13 @@ def _read(path: Path, largest: int) -> bytes:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    with os.fdopen(handle, "rb") as file:
-        facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode):
-            raise UsageError(f"{path} is no plain file")
-        if facts.st_size > largest:
+    facts = os.fstat(handle)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > largest:
+        os.close(handle)
+        if stat.S_ISREG(facts.st_mode):
             raise UsageError(f"{path} has {facts.st_size} bytes, at most {largest} are read")
+        raise UsageError(f"{path} is no plain file")
+    with os.fdopen(handle, "rb") as file:
         data = file.read(largest + 1)
     if len(data) > largest:
         raise UsageError(f"{path} has more than {largest} bytes, and no more are read")
