@@ -115,3 +115,48 @@ def test_comparison_modes(tmp_path) -> None:
 def test_audit_foreign_masks(tmp_path) -> None:
     out = run("audit_foreign_masks.py", "--seeds", "100", cwd=tmp_path)
     assert "found: generator, seed_entropy, mask_reuse" in out
+
+
+def report_and_figure(folder: Path) -> tuple[list[str], Path, Path]:
+    figure, report = folder / "figure.png", folder / "report.html"
+    return ["--figure", str(figure), "--report", str(report)], figure, report
+
+
+def check_pages(figure: Path, report: Path) -> None:
+    assert figure.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    page = report.read_text(encoding="utf-8")
+    assert "epsilon" in page
+    assert "mixture" in page
+
+
+def test_anomaly_across_banks(tmp_path) -> None:
+    pages, figure, report = report_and_figure(tmp_path)
+    out = run("anomaly_across_banks.py", "--rows", "8000", "--epsilon", "3", *pages, cwd=tmp_path)
+    asked, low, high = (
+        float(value) for value in re.findall(r"asked for ([\d.]+)%, 95 % interval ([\d.]+)% to ([\d.]+)%", out)[0]
+    )
+    assert low <= asked <= high
+    found = re.findall(r"(fraud found|false alarms), all banks together: ([\d.]+)%; each by itself: ([\d.]+)%", out)
+    assert float(found[0][1]) > 60
+    assert float(found[1][1]) < 5
+    assert "why one of them was found" in out
+    check_pages(figure, report)
+
+
+def test_disease_subgroups(tmp_path) -> None:
+    pages, figure, report = report_and_figure(tmp_path)
+    out = run("disease_subgroups.py", "--epsilon", "6", *pages, cwd=tmp_path)
+    private, pooled = (
+        float(value) for value in re.findall(r"(-?[\d.]+) nats per patient, pooled records (-?[\d.]+)", out)[0]
+    )
+    assert private > pooled - 1.0
+    assert out.count("counts at home") == 4
+    check_pages(figure, report)
+
+
+def test_sensor_faults(tmp_path) -> None:
+    pages, figure, report = report_and_figure(tmp_path)
+    out = run("sensor_faults.py", "--rows", "9000", "--epsilon", "4", *pages, cwd=tmp_path)
+    shared, personal = (float(value) for value in re.findall(r"area ([\d.]+)", out))
+    assert personal > shared + 0.1
+    check_pages(figure, report)

@@ -11,6 +11,7 @@ since every bracket is log p(x). Weighted so, what the features contribute adds 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,12 +81,13 @@ class Explanation:
         return int(row) % len(self.score)
 
 
-def explain_scores(mixture: FittedMixture, X: Any) -> Explanation:
+def explain_scores(mixture: FittedMixture, X: Any, *, names: Sequence[str] | None = None) -> Explanation:
     """Return why the rows of `X` score as they do under `mixture`.
 
     Args:
         mixture: fitted.
         X: rows, shape (n, d). Takes memory for n K d numbers: hand in the rows that matter, not all of them.
+        names: of the features; None takes those that the mixture was fitted with, or x0, x1, ...
 
     Raises:
         UsageError: not fitted, or the rows do not fit the mixture.
@@ -116,7 +118,10 @@ def explain_scores(mixture: FittedMixture, X: Any) -> Explanation:
     settled = np.where(responsibilities > 0, heights - np.log(safe), 0.0)
     by_component = -0.5 * responsibilities[:, :, None] * products
     expected, spread = _expected(model, rows, logits, weighted)
-    names = getattr(mixture, "feature_names_in_", None)
+    if names is None:
+        names = list(getattr(mixture, "feature_names_in_", [f"x{j}" for j in range(d)]))
+    if len(names) != d:
+        raise UsageError(f"{len(names)} names are given for {d} features")
     return Explanation(
         score=score,
         baseline=(responsibilities * settled).sum(axis=1),
@@ -126,7 +131,7 @@ def explain_scores(mixture: FittedMixture, X: Any) -> Explanation:
         expected=expected,
         expected_std=spread,
         rows=rows,
-        names=tuple(names) if names is not None else tuple(f"x{j}" for j in range(d)),
+        names=tuple(str(name) for name in names),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,11 +99,11 @@ class FittedMixture(Estimator):
             raise UsageError(f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample.")
         return model.sample(n_samples, check_random_state(self.random_state))
 
-    def explain(self, X: Any) -> Explanation:
-        """Return why the rows of `X` score as they do: see `Explanation`."""
+    def explain(self, X: Any, *, names: Sequence[str] | None = None) -> Explanation:
+        """Return why the rows of `X` score as they do, see `Explanation`; `names` of features are for its table."""
         from privfed.learners.mixture.explain import explain_scores
 
-        return explain_scores(self, X)
+        return explain_scores(self, X, names=names)
 
     def bic(self, X: Any) -> float:
         """Return the Bayesian information criterion on the rows of `X`; lower is better."""

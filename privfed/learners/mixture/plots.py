@@ -134,7 +134,7 @@ def plot_contributions(explanation: Explanation, row: int = 0, *, most: int = 12
     ax.set_yticks(at, names)
     ax.invert_yaxis()
     score, baseline = explanation.score[row], explanation.baseline[row]
-    ax.set(xlabel="nats", title=f"score {score:.2f} = baseline {baseline:.2f} + features {values.sum():.2f}")
+    ax.set(xlabel="nats", title=f"score {score:.2f} =\nbaseline {baseline:.2f} + features {values.sum():.2f}")
     return ax
 
 
@@ -192,8 +192,8 @@ def plot_threshold(threshold: AnomalyThreshold, *, ax: Axes | None = None) -> Ax
         ylabel="part of the rows",
         ylim=(threshold.requested / 20, 1.3),
     )
-    kept = threshold.knots[threshold.rates > threshold.requested / 20]
-    if kept.size > 1:
-        ax.set_xlim(kept[0] - 0.05 * (kept[-1] - kept[0]), kept[-1] + 0.05 * (kept[-1] - kept[0]))
+    highest = threshold.knots[-1]
+    reach = highest - threshold.threshold
+    ax.set_xlim(threshold.threshold - 0.8 * reach, highest + 0.05 * reach)
     ax.legend()
     return ax
