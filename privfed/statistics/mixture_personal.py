@@ -30,7 +30,7 @@ __all__ = [
     "with_weights",
 ]
 
-PRIOR_ROWS: Final = 5.0
+PRIOR_ROWS: Final = 10.0
 STEPS: Final = 100
 SETTLED: Final = 1e-8
 FLOOR: Final = 2.0**-1000  # of a density, relative to the row's greatest: keeps sums above zero

@@ -73,7 +73,7 @@ def lloyd(
     width = first = math.sqrt(float(within.sum()))
     counts, mass = np.ones(len(centres)), 0.0
     for round in range(1, rounds + 1):
-        radius = REACH * width if clipped else 1e6 * first
+        radius = REACH * width if clipped else 1e3 * first
         query = ClusterSums(centres, coordinates.low, coordinates.high, origin, scale, radius)
         release = ask(query, round)
         noise = release.noise_std
