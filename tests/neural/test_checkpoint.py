@@ -17,6 +17,7 @@ from privfed.learners.neural.array_files import decoded_arrays, encoded_arrays, 
 from privfed.learners.neural.checkpoint import Checkpoint, CheckpointError, check_ledger, load_checkpoint, resume
 from privfed.learners.neural.early_stopping import EarlyStopping
 from privfed.learners.neural.hold_out import HoldOut
+from privfed.learners.neural.private_sgd import FederatedSGD
 from privfed.learners.neural.state import Callback, TrainingState
 from privfed.learners.neural.stored_memory import StoredMemory
 from privfed_accounting import verify
@@ -93,6 +94,26 @@ def test_through_the_real_protocol_as_well(tmp_path) -> None:
     again = federation(tmp_path / "ledger.db", mode="secure")
     gone_on = resume(tmp_path / "run", learner(rounds=3), again)
     np.testing.assert_array_equal(gone_on.parameters_, whole.parameters_)
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_the_other_learner_goes_on_as_well(tmp_path, after) -> None:
+    """DP-SGD over records: momentum and averaged weights are of the state; no record is drawn or charged twice."""
+
+    def sgd(callbacks: object = None) -> FederatedSGD:
+        settings = {"learning_rate": 0.5, "momentum": 0.9, "averaging": 0.5, "expected_records": 240}
+        return FederatedSGD(model(), rounds=5, noise_multiplier=30.0, callbacks=callbacks, **settings)
+
+    budget = Budget(8.0, 1e-5)
+    whole = sgd().fit(federation(budget=budget))
+    silo = federation(tmp_path / "ledger.db", budget=budget)
+    sgd([StopAfter(after), Checkpoint(tmp_path / "run")]).fit(silo)
+    silo.close()
+    silo = federation(tmp_path / "ledger.db", budget=budget, done=after)
+    gone_on = resume(tmp_path / "run", sgd(Checkpoint(tmp_path / "run")), silo)
+    np.testing.assert_array_equal(gone_on.parameters_, whole.parameters_)
+    assert len(silo.ledger.rounds()) == 5
+    assert [row["round"] for row in gone_on.history_] == [1, 2, 3, 4, 5]
 
 
 def test_a_run_can_go_on_twice_and_from_an_earlier_checkpoint(tmp_path) -> None:
