@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -230,3 +233,16 @@ def test_a_loss_that_reduces_is_found_out() -> None:
     )
     with pytest.raises(UsageError, match="reduction='none'"):
         program.row_losses(rows())
+
+
+def test_without_torch_the_extra_is_named(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UsageError, match=r"pip install 'privfed\[torch\]'"):
+        TorchProgram(None, feature_shape=(3,))
+
+
+def test_naming_the_learners_loads_no_torch() -> None:
+    code = "import sys, privfed.learners.neural; sys.exit('torch' in sys.modules)"
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )

@@ -103,6 +103,11 @@ class Callback:
     An object that has `on_round_end` alone will do as well, and so will a function of the state.
     """
 
+    @property
+    def name(self) -> str:
+        """What `stop_reason_` says where a verdict gives no reason."""
+        return type(self).__name__
+
     def budget_share(self, rounds: int) -> float:
         """Return the part of the WHOLE budget that this callback's own releases will cost over `rounds` rounds."""
         return 0.0
@@ -126,6 +131,10 @@ class _Function(Callback):
     def __init__(self, function: Any) -> None:
         self._function = function
 
+    @property
+    def name(self) -> str:
+        return str(getattr(self._function, "__name__", type(self._function).__name__))
+
     def on_round_end(self, state: TrainingState) -> Verdict | bool | None:
         found: Verdict | bool | None = self._function(state)
         return found
@@ -136,6 +145,10 @@ class _Partial(Callback):
 
     def __init__(self, inner: _OnRoundEnd) -> None:
         self._inner = inner
+
+    @property
+    def name(self) -> str:
+        return type(self._inner).__name__
 
     def budget_share(self, rounds: int) -> float:
         asked = getattr(self._inner, "budget_share", None)
@@ -194,7 +207,7 @@ class Callbacks:
             said = _as_verdict(one.on_round_end(state))
             state = _heeded(state, said)
             if said.stop:
-                stops.append(said.reason or type(one).__name__.lstrip("_"))
+                stops.append(said.reason or one.name)
         return state, Verdict(stop=bool(stops), reason="; ".join(stops))
 
     def end(self, state: TrainingState) -> TrainingState:
