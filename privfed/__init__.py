@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING, Any
 from privfed._version import __version__
 
 if TYPE_CHECKING:
+    from privfed import datasets, transfer
     from privfed.engines import LocalFederation, Loss
     from privfed.errors import DataError, FederationError, PrivfedError, UsageError
     from privfed.federation import Federation, Release
-    from privfed.learners.mixture import GaussianMixture, expected_excess_nats
+    from privfed.learners.mixture import GaussianMixture, expected_excess_nats, select_mixture
+    from privfed.learners.neural import (
+        Checkpoint,
+        EarlyStopping,
+        FederatedAveraging,
+        FederatedSGD,
+        Progress,
+        evaluate,
+    )
     from privfed.pipeline import protected_mean, protected_sum
-    from privfed.query import Block, Query
+    from privfed.query import Block, ClientQuery, Query
     from privfed.statistics.histograms import Histogram, Magnitudes
     from privfed.statistics.moments import Count, Moments, VectorSum, moments_of
     from privfed.statistics.vectors import AdaptiveSum, WeightedSum
@@ -38,9 +47,14 @@ _HOMES = {
     "Block": "privfed.query",
     "Budget": "privfed_accounting",
     "BudgetExhausted": "privfed_accounting",
+    "Checkpoint": "privfed.learners.neural",
     "ClientGuard": "privfed_accounting",
+    "ClientQuery": "privfed.query",
     "Count": "privfed.statistics.moments",
     "DataError": "privfed.errors",
+    "EarlyStopping": "privfed.learners.neural",
+    "FederatedAveraging": "privfed.learners.neural",
+    "FederatedSGD": "privfed.learners.neural",
     "Federation": "privfed.federation",
     "FederationError": "privfed.errors",
     "GaussianMixture": "privfed.learners.mixture",
@@ -52,6 +66,7 @@ _HOMES = {
     "Magnitudes": "privfed.statistics.histograms",
     "Moments": "privfed.statistics.moments",
     "PrivfedError": "privfed.errors",
+    "Progress": "privfed.learners.neural",
     "Query": "privfed.query",
     "Release": "privfed.federation",
     "Sampling": "privfed_accounting",
@@ -59,11 +74,14 @@ _HOMES = {
     "VectorSum": "privfed.statistics.moments",
     "View": "privfed_accounting",
     "WeightedSum": "privfed.statistics.vectors",
+    "evaluate": "privfed.learners.neural",
     "expected_excess_nats": "privfed.learners.mixture",
     "moments_of": "privfed.statistics.moments",
     "protected_mean": "privfed.pipeline",
     "protected_sum": "privfed.pipeline",
+    "select_mixture": "privfed.learners.mixture",
 }
+_PACKAGES = ("datasets", "transfer")
 
 __all__ = [
     "AccountingError",
@@ -71,9 +89,14 @@ __all__ = [
     "Block",
     "Budget",
     "BudgetExhausted",
+    "Checkpoint",
     "ClientGuard",
+    "ClientQuery",
     "Count",
     "DataError",
+    "EarlyStopping",
+    "FederatedAveraging",
+    "FederatedSGD",
     "Federation",
     "FederationError",
     "GaussianMixture",
@@ -85,6 +108,7 @@ __all__ = [
     "Magnitudes",
     "Moments",
     "PrivfedError",
+    "Progress",
     "Query",
     "Release",
     "Sampling",
@@ -93,10 +117,14 @@ __all__ = [
     "View",
     "WeightedSum",
     "__version__",
+    "datasets",
+    "evaluate",
     "expected_excess_nats",
     "moments_of",
     "protected_mean",
     "protected_sum",
+    "select_mixture",
+    "transfer",
 ]
 
 
@@ -104,6 +132,8 @@ logging.getLogger("privfed").addHandler(logging.NullHandler())  # an application
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"privfed.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'privfed' has no attribute {name!r}")

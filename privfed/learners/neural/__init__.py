@@ -1,8 +1,39 @@
 """Neural networks of torch, trained through the one door."""
 
 from privfed.learners.neural.averaging import FederatedAveraging
+from privfed.learners.neural.checkpoint import Checkpoint, CheckpointError, SavedRun, load_checkpoint, resume
 from privfed.learners.neural.compression import Compression
+from privfed.learners.neural.early_stopping import EarlyStopping
+from privfed.learners.neural.evaluation import Evaluation, evaluate
 from privfed.learners.neural.objective import Anchor
+from privfed.learners.neural.private_sgd import FederatedSGD
+from privfed.learners.neural.program import TorchProgram
+from privfed.learners.neural.progress import Progress
+from privfed.learners.neural.refusals import refuse_unsuitable
+from privfed.learners.neural.scattering import n_scattering_channels, scattering
 from privfed.learners.neural.state import Callback, TrainingState, Verdict
+from privfed.learners.neural.stored_memory import StoredMemory
 
-__all__ = ["Anchor", "Callback", "Compression", "FederatedAveraging", "TrainingState", "Verdict"]
+__all__ = [
+    "Anchor",
+    "Callback",
+    "Checkpoint",
+    "CheckpointError",
+    "Compression",
+    "EarlyStopping",
+    "Evaluation",
+    "FederatedAveraging",
+    "FederatedSGD",
+    "Progress",
+    "SavedRun",
+    "StoredMemory",
+    "TorchProgram",
+    "TrainingState",
+    "Verdict",
+    "evaluate",
+    "load_checkpoint",
+    "n_scattering_channels",
+    "refuse_unsuitable",
+    "resume",
+    "scattering",
+]
