@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Functional", "Outer", "RowByRow", "RowGradients", "clip_factors", "steady"]
 
-MOST_NUMBERS: Final = 2**23  # of a block's gradients: 32 to 64 MiB
-LARGEST_BLOCK: Final = 32  # beyond it gradients leave the processor's caches, and nothing is gained
+MOST_NUMBERS: Final = 2**23  # of a block's gradients, kept in float64: 64 MiB
+LARGEST_BLOCK: Final = 64  # beyond it nothing is gained
 OUTER_BLOCK: Final = 256  # no gradients are formed: matrix products may be larger
 UNIT_ROUNDOFF: Final = 2.0**-53
 
@@ -90,10 +90,10 @@ class Functional(RowGradients):
     def clipped(
         self, inputs: torch.Tensor, targets: torch.Tensor, usable: torch.Tensor, clip: float
     ) -> tuple[torch.Tensor, ...]:
-        """Return the gradients of each parameter, and each row's factor."""
+        """Return the gradients of each parameter in float64, and each row's factor."""
         import torch
 
-        gradients = self.gradients(inputs, targets)
+        gradients = [part.double() for part in self.gradients(inputs, targets)]
         squares = sum((_squared(part) for part in gradients), start=torch.zeros(()).double().to(inputs.device))
         factors = clip_factors(squares, usable, clip, terms=self.program.n_parameters)
         dead = factors == 0.0
@@ -106,7 +106,7 @@ class Functional(RowGradients):
         import torch
 
         *gradients, factors = parts
-        return torch.cat([factors @ part.double() for part in gradients])
+        return torch.cat([factors @ part for part in gradients])
 
 
 class RowByRow(Functional):
