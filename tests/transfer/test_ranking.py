@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +137,24 @@ def test_a_share_that_is_not_there_is_refused_before_anything_is_asked() -> None
     with pytest.raises(BudgetExhausted):
         rank_sources(federation, contest.candidates[:1], n_classes=3, share=0.5, bootstrap=2)
     assert federation.remaining_share == pytest.approx(0.1, abs=1e-6)
+
+
+def test_whole_clients_may_be_protected() -> None:
+    """Rows then weigh less, the same for every source, and the ranking stands."""
+    contest = Contest(n=1200)
+    rows = np.concatenate(contest.silos)
+    federation = LocalFederation(
+        np.array_split(rows, 40),
+        budget=Budget(epsilon=30.0, delta=1e-5, unit="client"),
+        mode="trusted",
+        records_per_client=30.0,
+        noise_seed=0,
+    )
+    ranking = rank_sources(
+        federation, contest.candidates[:2], n_classes=3, share=1.0, methods="logme", bootstrap=5, random_state=0
+    )
+    assert ranking.best == "faint 1"
+    assert ranking.epsilon["server"] == pytest.approx(30.0, rel=0.01)
 
 
 def test_masks_change_nothing() -> None:
@@ -286,3 +308,22 @@ def test_the_same_seed_gives_the_same_errors() -> None:
         for _ in range(2)
     ]
     np.testing.assert_array_equal(made[0].draws, made[1].draws)
+
+
+@pytest.mark.slow
+def test_the_benchmark_finds_the_right_source(tmp_path) -> None:
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join(str(root / part) for part in (".", "protocols", "accounting"))
+    done = subprocess.run(
+        [sys.executable, str(root / "benchmarks" / "transfer_sources.py"), "--seeds", "1", "--epsilons", "8", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert max(outcome["accuracy"], key=outcome["accuracy"].get) == "5 to 9"
+    assert all(row["right_first"] == 1.0 for row in outcome["table"]["none"].values())
+    assert outcome["table"]["8"]["logme"]["right_first"] == 1.0
