@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from privfed import LocalFederation
-from privfed.learners.neural import FederatedAveraging
+from privfed.learners.neural import Anchor, Compression, FederatedAveraging
 from tests.neural import reference_averaging as reference
 
 SIZES = (30, 51, 7, 80)
@@ -323,3 +323,24 @@ def test_history_says_what_happened() -> None:
     assert learner.epsilon_ == {}
     assert learner.stop_reason_ == "rounds"
     assert all(row["bytes_up"] > 0 and row["seconds"] > 0 and row["update_norm"] > 0 for row in learner.history_)
+
+
+def test_an_anchor_at_the_start_is_one_round_of_the_proximal_term() -> None:
+    model = make_model()
+    anchor = Anchor(reference.flat(model), np.full(4, 0.25), np.array([30, 6, 18, 3]))
+    anchored = fit(make_clients(), model, rounds=1, anchor=anchor, **HOW)
+    proximal = fit(make_clients(), model, rounds=1, proximal=0.5, **HOW)
+    np.testing.assert_allclose(anchored.parameters_, proximal.parameters_, rtol=0, atol=1e-14)
+
+
+def test_short_changes_arrive_where_they_belong() -> None:
+    clients, model = make_clients(), make_model()
+    whole = fit(clients, model, rounds=1, **HOW).parameters_
+    lossless = fit(clients, model, rounds=1, compression=Compression(), **HOW).parameters_
+    np.testing.assert_allclose(lossless, whole, rtol=0, atol=1e-12)
+    head = fit(clients, model, rounds=1, compression=Compression(parameters=("2.*",)), **HOW)
+    np.testing.assert_array_equal(head.parameters_[:36], reference.flat(model)[:36])
+    np.testing.assert_allclose(head.parameters_[36:], whole[36:], rtol=0, atol=1e-12)
+    half = fit(clients, model, rounds=1, compression=Compression(keep=0.5), **HOW)
+    assert np.count_nonzero(half.parameters_ - reference.flat(model)) <= 29
+    assert half.history_[0]["bytes_up"] < 0.6 * fit(clients, model, rounds=1, **HOW).history_[0]["bytes_up"]

@@ -321,7 +321,7 @@ class ModelUpdate(ClientQuery):
         if self.personal:
             delta = delta[self._travels]
         if self.compression:
-            delta = self._compressor.compress(delta, self.round_seed, memory)
+            delta = self._compressor.compress(delta, self.round_seed, memory, run=self.run)
         # A quick clip, for the flag and the weight; the one that counts follows on the whole vector.
         norm = float(np.linalg.norm(delta))
         short = norm <= self.clip
