@@ -41,7 +41,7 @@ def test_a_loop_adds_that_gradient(before: float | None) -> None:
         parameters[2] += 1.0  # it follows the parameters as they move
     parameters[2].grad = None
     add()
-    np.testing.assert_allclose(parameters[2].grad.numpy(), pull.gradient(vector + [0, 0, 0, 0, 0, 1, 1])[5:])
+    np.testing.assert_allclose(parameters[2].grad.numpy(), pull.gradient(np.append(vector[:5], vector[5:] + 1.0))[5:])
 
 
 def test_it_is_nothing_at_the_anchor() -> None:
