@@ -56,6 +56,15 @@ def test_bounds_are_attained(kind):
     assert far["scores"][0] == 1.0
 
 
+def test_a_row_between_two_knots_counts_at_both():
+    """So that a score's last bits move the counts in proportion, and no row jumps from bin to bin."""
+    model = random_model("full", 3, 2, seed=2)
+    row = rows_of(model, 1, seed=3)
+    score = float(model.log_likelihoods(row)[0])
+    counts = MixtureScores.of(model, np.array([score - 3.0, score - 1.0, score + 3.0])).contribution(row)["scores"]
+    np.testing.assert_allclose(counts, [0.0, 0.75, 0.25], atol=1e-9)
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), kind=st.sampled_from(TYPES))
 def test_a_row_is_counted_once_and_sums_bracket_the_distribution(seed, kind):

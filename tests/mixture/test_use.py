@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -43,13 +45,22 @@ def test_without_noise_the_rate_is_met():
 
 
 def test_with_noise_the_rate_lies_in_its_interval():
-    """At a 95 % interval, 20 of 20 or a miss; noise taken for half of what it is would miss far more."""
     inside = 0
-    for seed in range(20):
+    for seed in range(10):
         with budgeted(seed) as federation:
             found = anomaly_threshold(federation, MIXTURE, false_positive_rate=0.02, share=0.15, public=True)
         inside += found.interval[0] <= found.is_anomaly(FRESH).mean() <= found.interval[1]
-    assert inside >= 18
+    assert inside >= 9
+
+
+def test_where_noise_dominates_the_interval_still_holds():
+    inside = 0
+    for seed in range(30):
+        with budgeted(seed) as federation, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = anomaly_threshold(federation, MIXTURE, false_positive_rate=0.05, share=0.01, public=True)
+        inside += found.interval[0] <= found.is_anomaly(FRESH).mean() <= found.interval[1]
+    assert inside >= 26
 
 
 def test_the_interval_knows_the_noise():
