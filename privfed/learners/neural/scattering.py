@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["n_scattering_channels", "scattering"]
 
 FIRST_FREQUENCY, WIDTH, SLANT = 3.0 * math.pi / 4.0, 0.8, 4.0  # of the wavelets, after Bruna and Mallat 2013
+AT_A_TIME = 32  # images: what fits the processor's caches
 EPSILON = 1e-5  # of a variance: flat groups stay flat
 
 
@@ -97,6 +98,9 @@ def scattering(
             return f"image_shape={(height, width)}, scales={scales}, angles={angles}, groups={groups}"
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self._coefficients(part) for part in images.split(AT_A_TIME)])
+
+        def _coefficients(self, images: torch.Tensor) -> torch.Tensor:
             whole = _padded(images.reshape(-1, 1, height, width), size)
             found, spectrum = [self._smooth(whole, 0)], torch.fft.fft2(whole)
             for j in range(scales):
