@@ -55,11 +55,8 @@ def cases() -> list[dict]:
 
 QUICK = {
     "whole, private",
-    "whole, memories",
     "private, .json:written",
-    "private, .json:renamed",
     "private, settle:committed",
-    "memories, c2 .safetensors:renamed 5",
 }
 
 
