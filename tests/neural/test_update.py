@@ -116,6 +116,29 @@ def test_an_error_inside_the_model_is_no_error_of_the_round(caplog) -> None:
     assert query.checked_contribution(labelled(np.eye(3)), {}).any()
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"normalise": True, "proximal": 1e9},
+        {"control": np.full(8, 1e99), "training": LocalTraining(1e-300, 1, 2).as_fields()},
+        {"control": np.full(8, 1e300), "control_clip": 1e-200},
+        {"anchor": np.zeros(3), "anchor_strengths": np.ones(1)},
+        {"proximal": 1e300},
+        {"largest_weight": 1e99, "normalise": True},
+    ],
+    ids=["steps", "rate", "control", "anchor", "proximal", "weight"],
+)
+def test_a_server_learns_nothing_by_asking_for_the_absurd(program, hostile) -> None:
+    """Whatever the query says, the rows decide between zeros and a bounded vector, never between that and an error."""
+    query = query_of(program, **hostile)
+    for n in (0, 1, 40):
+        memory: dict[str, np.ndarray] = {}
+        vector = query.checked_contribution(labelled(np.random.default_rng(0).normal(size=(n, 3))), memory)
+        assert np.linalg.norm(vector) <= 1 + 1e-9
+        assert all(np.isfinite(value).all() for value in memory.values())
+
+
 def test_the_parts_ride_together_and_say_what_they_should(program) -> None:
     query = query_of(program, **VARIANTS["everything"])
     rows = labelled(np.random.default_rng(0).normal(size=(11, 3)))

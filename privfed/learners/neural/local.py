@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -182,7 +183,8 @@ def effective_steps(steps: int, training: LocalTraining, proximal: float = 0.0) 
 
     Wang, Liu, Liang, Joshi and Poor 2020 (FedNova, arXiv:2007.07481), section 4: the local change is `-eta` times a sum
     of gradients with weights a; here for SGD with momentum (as torch has it) and a proximal term. Worked out by running
-    the recursion on gradients that are all 1, whose sum is that of the weights.
+    the recursion on gradients that are all 1, whose sum is that of the weights. NaN where the proximal term is so
+    strong that the weights are none.
     """
     moved, velocity = 0.0, 0.0
     if not training.momentum and not proximal:
@@ -190,6 +192,8 @@ def effective_steps(steps: int, training: LocalTraining, proximal: float = 0.0) 
     for _ in range(steps):
         velocity = training.momentum * velocity + 1.0 - training.learning_rate * proximal * moved
         moved += velocity
+        if not 0.0 < moved < math.inf:  # mu eta is above 1: the weights alternate, and steps stand for nothing
+            return math.nan
     return moved
 
 

@@ -21,7 +21,7 @@ from privfed.errors import UsageError, checked_integer, checked_number
 from privfed.federation.release import Release
 from privfed.learners.neural.compression import Compression, Compressor
 from privfed.learners.neural.limbs import Limbs, LongSum
-from privfed.learners.neural.local import SEED_LIMIT, LocalTraining, Trained, effective_steps, proximal_term, train
+from privfed.learners.neural.local import SEED_LIMIT, LocalTraining, effective_steps, proximal_term, train
 from privfed.learners.neural.objective import Anchor
 from privfed.learners.neural.program import TorchProgram
 from privfed.mechanism.clip import clip_l2
@@ -34,6 +34,18 @@ Memory = MutableMapping[str, npt.NDArray[Any]]
 LARGEST_NORM: Final = 2.0**12  # of a change that nobody asked to clip: networks that moved further have diverged
 LARGEST_ROWS: Final = 2.0**20  # of a client, where there is no budget and nobody gave a bound
 NOTHING: Final = frozen_array(np.empty(0))
+
+# What torch, a model of somebody's own and numpy raise over rows that they do not like.
+FAILURES: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -276,60 +288,68 @@ class ModelUpdate(ClientQuery):
 
     def _trained_values(self, data: FloatArray, memory: Memory) -> dict[str, FloatArray] | None:
         """Return the parts of a client with rows, or None if its training failed."""
-        start = self._own_start(memory)
-        own = memory.get(self._control_name) if self.control.size else None
-        control = np.zeros_like(self.control) if own is None else own
+        keep: dict[str, npt.NDArray[Any]] = {}
         try:
-            trained = train(
-                self._model,
-                start,
-                data,
-                self._local,
-                seed=self.seed,
-                objectives=self._objectives(start),
-                shift=self.control - control if self.control.size else None,
-            )
-        except (RuntimeError, ValueError, ArithmeticError, IndexError, TypeError) as error:
+            values = self._worked_out(data, memory, keep)
+        except FAILURES as error:
             # A round that failed on these rows and not on others would tell about them.
             logger.warning("local training failed, this client contributes nothing in this round: %s", error)
             return None
-        if not np.abs(trained.delta).max(initial=0.0) <= LARGEST_VALUE:
+        if values is None:
             logger.warning(
                 "local training came to NaN, infinity or beyond 1e100, this client contributes nothing in this round:"
                 " look at its rows, or ask for a lower learning rate"
             )
             return None
-        return self._values(trained, start, control, len(data), memory)
+        if self.compression:  # last of all, for it writes to the memory itself
+            values["delta"] = self._compressor.compress(values["delta"], self.round_seed, memory, run=self.run)
+        memory.update(keep)
+        self._clip(values)
+        return values
 
-    def _values(
-        self, trained: Trained, start: FloatArray, control: FloatArray, n_rows: int, memory: Memory
-    ) -> dict[str, FloatArray]:
-        weight = min(float(n_rows), self.largest_weight) if self.largest_weight else 1.0
-        capped = bool(self.largest_weight) and n_rows > self.largest_weight
-        delta, values = trained.delta, {"weight": np.asarray(weight)}
-        self._keep_personal(start + delta, memory)
+    def _worked_out(
+        self, data: FloatArray, memory: Memory, keep: dict[str, npt.NDArray[Any]]
+    ) -> dict[str, FloatArray] | None:
+        """Return the parts before the change is clipped and weighted, None for NaN; fill `keep` for the memory."""
+        start = self._own_start(memory)
+        own = memory.get(self._control_name) if self.control.size else None
+        control = np.zeros_like(self.control) if own is None else own
+        trained = train(
+            self._model,
+            start,
+            data,
+            self._local,
+            seed=self.seed,
+            objectives=self._objectives(start),
+            shift=self.control - control if self.control.size else None,
+        )
+        delta, values = trained.delta, {"weight": np.asarray(min(float(len(data)), self.largest_weight or 1.0))}
+        values["capped"] = np.asarray(float(bool(self.largest_weight) and len(data) > self.largest_weight))
+        keep.update(self._personal(start + delta))
         if self.control.size:
             # Option II of the paper: c_i+ = c_i - c + (x - y_i) / (K eta); what is sent is what is kept.
             moved = -self.control - delta / (trained.steps * self._local.learning_rate)
             moved = clip_l2(moved, self.control_clip)
-            memory[self._control_name] = control + moved
-            values["control"] = weight * moved
+            keep[self._control_name] = control + moved
+            values["control"] = values["weight"] * moved
         if self.normalise:
             steps = effective_steps(trained.steps, self._local, self.proximal)
             delta = delta / steps
-            values["steps"] = np.asarray(weight * min(steps, self._most_steps))
-        if self.personal:
-            delta = delta[self._travels]
-        if self.compression:
-            delta = self._compressor.compress(delta, self.round_seed, memory, run=self.run)
-        # A quick clip, for the flag and the weight; the one that counts follows on the whole vector.
+            values["steps"] = values["weight"] * min(max(steps, 0.0), self._most_steps)
+        values["delta"] = delta[self._travels] if self.personal else delta
+        found = list(values.values()) if values["delta"] is trained.delta else [trained.delta, *values.values()]
+        moderate = all(np.abs(value).max(initial=0.0) <= LARGEST_VALUE for value in found)
+        return values if moderate else None
+
+    def _clip(self, values: dict[str, FloatArray]) -> None:
+        """Clip and weigh the change. For the flag and the weight; the clip that counts follows on the whole vector."""
+        delta, weight = values["delta"], float(values["weight"])
         norm = float(np.linalg.norm(delta))
         short = norm <= self.clip
         factor = weight if short else weight * (self.clip / norm)
         values["delta"] = delta if factor == 1.0 else factor * delta
         values["unclipped"] = np.asarray(0.5 if short else -0.5)
-        values["counts"] = np.array([1.0, not short, capped], dtype=np.float64)
-        return values
+        values["counts"] = np.array([1.0, not short, values.pop("capped")], dtype=np.float64)
 
     @property
     def _control_name(self) -> str:
@@ -357,13 +377,15 @@ class ModelUpdate(ClientQuery):
             position += size
         return start
 
-    def _keep_personal(self, parameters: FloatArray, memory: Memory) -> None:
-        position = 0
+    def _personal(self, parameters: FloatArray) -> dict[str, FloatArray]:
+        """Return what stays at home of trained parameters."""
+        found, position = {}, 0
         for name, shape in self._model.layout if self.personal else ():
             size = math.prod(shape)
             if _named(name, self.personal):
-                memory[f"personal:{name}"] = parameters[position : position + size].reshape(shape)
+                found[f"personal:{name}"] = parameters[position : position + size].reshape(shape)
             position += size
+        return found
 
 
 def _read(values: Mapping[str, FloatArray]) -> UpdateSums:
