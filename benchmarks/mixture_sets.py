@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +16,15 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class MixtureSet:
-    """Rows to train on and to score, the number of components asked for, and public bounds."""
+    """Rows to train on and to score, the number of components asked for, public bounds, and whom a budget protects."""
 
     name: str
     train: FloatArray
     test: FloatArray
     components: int
     bounds: tuple[FloatArray, FloatArray]
+    unit: Literal["record", "client"] = "record"
+    clients: int = 20
 
 
 def mixture(
@@ -73,6 +77,22 @@ def _grid(random: np.random.Generator, n: int) -> FloatArray:
     return mixture(random, n, [[6.0 * i, 6.0 * j] for i in range(3) for j in range(3)])
 
 
+def _unequal(random: np.random.Generator, n: int) -> FloatArray:
+    weights = (0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.03, 0.02, 0.01)
+    return mixture(random, n, 8 * random.standard_normal((10, 4)), weights=weights)
+
+
+def _axes(random: np.random.Generator, n: int) -> FloatArray:
+    turned = [np.linalg.qr(random.standard_normal((6, 6)))[0] for _ in range(4)]
+    lengths = np.diag(10.0 ** np.linspace(-1, 1, 6))
+    return mixture(random, n, 8 * random.standard_normal((4, 6)), roots=[turn @ lengths for turn in turned])
+
+
+def _crossing(random: np.random.Generator, n: int) -> FloatArray:
+    roots = [np.array([[3.0, 2.9 * sign], [2.9 * sign, 3.0]]) for sign in (1, -1)] * 3
+    return mixture(random, n, 10 * random.standard_normal((6, 2)), roots=roots)
+
+
 def _units(random: np.random.Generator, n: int) -> FloatArray:
     return np.asarray(mixture(random, n, 5 * random.standard_normal((3, 3))) * np.array([1e-3, 1.0, 1e3]))
 
@@ -110,6 +130,19 @@ UNSEEN: Mapping[str, tuple[int, int, Draw]] = {
     "one feature": (2000, 4, lambda r, n: mixture(r, n, [[0.0], [6.0], [12.0], [30.0]])),
     "log-normal": (4000, 4, lambda r, n: np.exp(0.8 * r.standard_normal((n, 2)))),
     "ring": (5000, 8, _ring),
+    "ten of 1 to 30 %": (20_000, 10, _unequal),
+    "heavy tails": (
+        5000,
+        4,
+        lambda r, n: 8 * r.standard_normal((4, 3))[r.integers(4, size=n)] + r.standard_t(3, (n, 3)),
+    ),
+    "six axis lengths": (10_000, 4, _axes),
+    "few rows in 30-d": (5000, 4, lambda r, n: mixture(r, n, 2 * r.standard_normal((4, 30)))),
+    "20 clusters": (20_000, 20, lambda r, n: mixture(r, n, 6 * r.standard_normal((20, 4)))),
+    "two in a line": (500, 2, lambda r, n: mixture(r, n, [[0.0], [6.0]])),
+    "one cluster": (1000, 1, lambda r, n: mixture(r, n, [[0.0, 0.0, 0.0]], roots=[np.diag([5.0, 1.0, 0.2])])),
+    "overlapping": (10_000, 4, lambda r, n: mixture(r, n, 2 * r.standard_normal((4, 5)))),
+    "crossing": (6000, 6, _crossing),
     "general in 8-d": (4000, 6, lambda r, n: _general(r, n, 6, 4.0)),
 }
 
@@ -151,4 +184,30 @@ def digits() -> MixtureSet:
     return MixtureSet("digits", train, test, 10, (-reach, reach))
 
 
-BARS: Mapping[str, Callable[[], MixtureSet]] = {"blobs": blobs, "50k x 8": synthetic, "digits": digits}
+def many_clients() -> MixtureSet:
+    """Return pfl-research's setting: 20 000 rows in 4 dimensions, 3 diagonal components, 1000 users."""
+    random = np.random.default_rng(0)
+    means, scales = random.normal(0, 4, (3, 4)), np.sqrt(random.uniform(0.5, 1.5, (3, 4)))
+    rows = mixture(random, 40_000, means, roots=[np.diag(scale) for scale in scales])
+    reach = np.full(4, 16.0)
+    return MixtureSet("1000 users", rows[:20_000], rows[20_000:], 3, (-reach, reach), unit="client", clients=1000)
+
+
+def mnist(path: Path) -> MixtureSet:
+    """Return 12 principal components of MNIST, projected in the clear; the file holds X, shape (70000, 784)."""
+    from sklearn.decomposition import PCA
+
+    with np.load(path) as file:
+        rows = np.random.RandomState(0).permutation(file["X"].astype(np.float64) / 255)
+    pca = PCA(12, random_state=0, svd_solver="randomized").fit(rows[:56_000])
+    train, test = pca.transform(rows[:56_000]), pca.transform(rows[56_000:])
+    reach = np.full(12, 4.0 * train.std(axis=0).max())
+    return MixtureSet("MNIST", train, test, 10, (-reach, reach))
+
+
+BARS: Mapping[str, Callable[[], MixtureSet]] = {
+    "blobs": blobs,
+    "50k x 8": synthetic,
+    "digits": digits,
+    "1000 users": many_clients,
+}

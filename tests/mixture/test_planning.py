@@ -16,6 +16,7 @@ from privfed.learners.mixture.planning import (
     choose,
     excess,
     noise_of_counts,
+    quantile_within,
     rounds_within,
     start_components,
 )
@@ -38,7 +39,7 @@ def test_the_table_of_rows(kind):
     for d, n in zip((2, 8, 16, 32), ROWS[kind], strict=True):
         first = excess(n, d, 10, kind, mu2=0.7 * gaussian_mu(1.0, 1e-5) ** 2)
         assert first == pytest.approx(0.05, rel=0.15)
-        assert expected_excess_nats(n, d, 10, 1.0, covariance_type=kind) == pytest.approx(first * (1 + 12 * first))
+        assert expected_excess_nats(n, d, 10, 1.0, covariance_type=kind) == pytest.approx(first * (1 + 8 * first))
 
 
 @given(
@@ -97,12 +98,25 @@ def test_a_choice_can_always_be_said_in_the_type_asked_for(n, d, K, epsilon, kin
 
 def test_rounds_and_starting_components_shrink_with_the_rows():
     arguments = {"mu2": 0.05, "likelihood_share": 0.02}
-    rounds = [rounds_within(n, 8, 10, "tied", most=16, least=4, **arguments) for n in (100, 2000, 3000, 50_000)]
+    rounds = [rounds_within(n, 8, 10, "tied", most=16, least=4, **arguments) for n in (100, 1200, 1600, 50_000)]
     assert rounds == sorted(rounds)
     assert (rounds[0], rounds[-1]) == (4, 16)
-    starts = [start_components(n, 8, 10, "tied", rounds=8, **arguments) for n in (100, 4000, 6000, 50_000)]
+    starts = [start_components(n, 8, 10, "tied", rounds=8, **arguments) for n in (100, 2500, 4000, 50_000)]
     assert starts == sorted(starts)
     assert (starts[0], starts[-1]) == (10, 30)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_clip_bounds_widen_with_the_rows_as_far_as_noise_stays_unheard(kind):
+    mu2 = gaussian_mu(1.0, 1e-5) ** 2
+    found = [quantile_within(n, 4, 5, kind, mu2=mu2) for n in (100, 10_000, 20_000, 40_000, 10**6)]
+    assert found == sorted(found)
+    assert (found[0], found[-1]) == (0.9, 0.9999)
+    for n in (10_000, 40_000):
+        quantile = quantile_within(n, 4, 5, kind, mu2=mu2)
+        loss = excess(n, 4, 5, kind, mu2=mu2, quantile=quantile)
+        assert quantile == 0.9 or loss <= 0.003
+        assert loss >= excess(n, 4, 5, kind, mu2=mu2)
 
 
 def test_the_noise_of_counts_is_the_queries():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from privfed.errors import UsageError
 from privfed.federation.release import Release
 from privfed.learners.mixture import private, private_update, recipe, single
-from privfed.learners.mixture.private import Estimate, Noise, RowCount, average
+from privfed.learners.mixture.private import Estimate, Noise, RowCount, average, whitened_query
 from privfed.learners.mixture.private_update import FLOOR, Prior
 from privfed.learners.mixture.single import box_gaussian, single_update
 from privfed.statistics.mixture import WhitenedMixtureStatistics
@@ -113,6 +113,42 @@ def test_averages_carry_less_noise():
     combined = average(estimates, model)
     assert combined.noise.counts == pytest.approx(estimates[0].noise.counts / 3)
     np.testing.assert_allclose(combined.counts, np.mean([e.counts for e in estimates], axis=0))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_noise_of_wider_frames_is_louder_in_narrow_ones(kind):
+    """Rounds under a model three times as wide: their noise in the frames of the model, against its spread."""
+    model = random_model(kind, 2, 2, seed=1)
+    wide = MixtureModel.from_covariances(model.weights, model.means, model.covariances * 9.0, kind)
+    query, rows = query_for(wide), rows_of(model, 300, seed=1)
+    moved = [average([Estimate.of(query, released(query, rows, mu=1.0, seed=s))], model) for s in range(300)]
+    spread = np.std([e.shifts for e in moved], axis=0).mean()
+    assert spread == pytest.approx(float(np.mean(moved[0].noise.shifts)), rel=0.1)
+    plain = Estimate.of(query, released(query, rows, mu=1.0)).noise
+    assert float(np.mean(moved[0].noise.squares)) == pytest.approx(9.0 * float(plain.squares))
+    both = average([Estimate.of(query_for(m), released(query_for(m), rows, mu=1.0)) for m in (wide, model)], model)
+    alone = average([Estimate.of(query_for(model), released(query_for(model), rows, mu=1.0))], model)
+    assert float(np.mean(both.noise.squares)) <= float(np.mean(alone.noise.squares)) * 1.001  # it never harms
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_bounds_of_any_quantile_are_undone(kind):
+    model = random_model(kind, 1, 3, seed=2)
+    rows = rows_of(model, 60_000, seed=1)
+    for quantile in (0.9, 0.99, 0.9999):
+        query = whitened_query(
+            model,
+            Coordinates.shifted(np.zeros(3)),
+            quantile=quantile,
+            likelihood_share=0.02,
+            typical=0.0,
+            likelihood_clip=20.0,
+        )
+        assert query.shares[3] == 0.02
+        assert sum(query.shares) == pytest.approx(1.0)
+        squares = Estimate.of(query, released(query, rows)).squares / 60_000
+        sizes = {"full": lambda s: np.diag(s[0]), "tied": np.diag, "diag": lambda s: s[0]}.get(kind, lambda s: s)
+        np.testing.assert_allclose(sizes(squares), 1.0, atol=0.04)
 
 
 def test_the_number_of_rows_is_pieced_together_from_releases():

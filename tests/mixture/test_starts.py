@@ -13,7 +13,7 @@ from privfed import Budget, LocalFederation
 from privfed.errors import UsageError
 from privfed.learners.mixture import GaussianMixture
 from privfed.learners.mixture.advice import warn_bounds, warn_outdone
-from privfed.learners.mixture.refit import merged, refit
+from privfed.learners.mixture.refit import divided, merged, refit
 from privfed.learners.mixture.starts import spread_components
 from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_model import MixtureModel
@@ -108,6 +108,31 @@ def test_clusters_in_a_row_are_all_found(kind, n, K, d, gap, epsilon):
     for seed in range(3):
         found = fit(rows, K, (-10.0, gap * K + 10.0), epsilon=epsilon, seed=seed, covariance_type=kind)
         assert found.score(test) > truth.log_likelihoods(test).mean() - 0.15
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31), K=st.integers(1, 4), more=st.integers(0, 5), d=st.integers(1, 4))
+def test_dividing_keeps_the_moments(seed, K, more, d):
+    model = random_model("full", K, d, seed=seed)
+    halves = divided(model, K + more, "full")
+    assert halves.n_components == K + more
+
+    def moments(mixture):
+        mean = mixture.weights @ mixture.means
+        centred = mixture.means - mean
+        within = np.tensordot(mixture.weights, mixture.full_covariances(), axes=1)
+        return np.concatenate([mean, (within + (mixture.weights * centred.T) @ centred).ravel()])
+
+    np.testing.assert_allclose(moments(halves), moments(model), atol=1e-9 * (1 + np.abs(moments(model)).max()))
+    assert np.linalg.eigvalsh(halves.full_covariances()).min() > 0
+
+
+def test_a_component_over_two_clusters_is_divided_between_them():
+    model = MixtureModel.from_matrices(
+        [0.6, 0.4], [[0.0, 0.0], [0.0, 30.0]], np.stack([np.diag([50.0, 1.0]), np.eye(2)]), "full"
+    )
+    found = refit(model, 3, "full", np.random.RandomState(0))
+    assert sorted(found.means[:, 0].round(1)) == [-5.7, 0.0, 5.7]
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

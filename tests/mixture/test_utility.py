@@ -9,12 +9,14 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture as Peer
 
 from privfed import Budget, LocalFederation
-from privfed.learners.mixture import GaussianMixture, expected_excess_nats
+from privfed.learners.mixture import GaussianMixture, expected_excess_nats, planning
 from tests.mixture.cases import TYPES, random_model, rows_of
 
 SILOS = 20
@@ -94,6 +96,53 @@ def test_nothing_collapses_anywhere(kind, epsilon):
         assert_sound(train, 3, kind, epsilon, seed=1)
 
 
+def drawn_rows(shape: str, n: int, d: int, K: int, seed: int) -> np.ndarray:
+    """Rows of one of the shapes that go wrong elsewhere."""
+    random = np.random.default_rng(seed)
+    centres = 6 * random.standard_normal((K, d))
+    weights = random.dirichlet(np.full(K, 0.5))
+    rows = centres[random.choice(K, n, p=weights)] + random.standard_normal((n, d))
+    if shape == "outliers":
+        far = random.random(n) < 0.02
+        rows[far] = random.uniform(-200, 200, (int(far.sum()), d))
+    elif shape == "heavy tails":
+        rows += 0.5 * random.standard_cauchy((n, d))
+    elif shape == "constant feature":
+        rows[:, -1] = 3.0
+    elif shape == "copied feature":
+        rows[:, -1] = rows[:, 0]
+    elif shape == "scales":
+        rows *= 10.0 ** np.linspace(-3, 3, d)
+    elif shape == "few values":
+        rows = np.round(rows / 6)
+    return rows
+
+
+SHAPES = ("clusters", "outliers", "heavy tails", "constant feature", "copied feature", "scales", "few values")
+sweeps = {
+    "kind": st.sampled_from(TYPES),
+    "shape": st.sampled_from(SHAPES),
+    "epsilon": st.floats(0.1, 10.0),
+    "K": st.integers(1, 8),
+    "d": st.integers(1, 6),
+    "each": st.integers(2, 60),
+    "seed": st.integers(0, 2**20),
+}
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(**sweeps)
+def test_any_rows_give_a_sound_mixture(kind, shape, epsilon, K, d, each, seed):
+    assert_sound(drawn_rows(shape, each * K, d, K, seed), K, kind, epsilon, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=250, deadline=None, derandomize=True, database=None)
+@given(**(sweeps | {"K": st.integers(1, 20), "d": st.integers(1, 12), "each": st.integers(2, 400)}))
+def test_any_rows_give_a_sound_mixture_at_length(kind, shape, epsilon, K, d, each, seed):
+    assert_sound(drawn_rows(shape, each * K, d, K, seed), K, kind, epsilon, seed)
+
+
 # --- utility ----------------------------------------------------------------------------------------------------------
 
 
@@ -109,8 +158,34 @@ def test_blobs_at_epsilon_one():
 def test_digits_tied_at_epsilon_four():
     train, test, bounds = digits()
     found = gaps(train, test, 10, "tied", 4.0, bounds, range(5))
-    assert np.median(found) >= -0.2
-    assert found[0] >= -0.5
+    assert np.median(found) >= -0.06
+    assert found[0] >= -0.2
+
+
+def test_clients_of_twenty_rows_each():
+    """1000 clients protected whole: as if each held one row."""
+    random = np.random.default_rng(0)
+    means = random.normal(0, 4, (3, 4))
+    rows = means[random.integers(3, size=4000)] + random.standard_normal((4000, 4))
+    silos = np.array_split(rows[:2000], 200)
+    budget = Budget(epsilon=6.0, delta=1e-5, unit="client")
+    with LocalFederation(silos, mode="trusted", budget=budget, noise_seed=0) as federation:
+        mixture = GaussianMixture(3, covariance_type="diag", bounds=(-16.0, 16.0), random_state=0).fit(federation)
+    exact = Peer(3, covariance_type="diag", means_init=means, random_state=0).fit(rows[:2000])
+    assert mixture.score(rows[2000:]) > exact.score(rows[2000:]) - 0.2
+
+
+def test_heavy_tails_are_cut_less_where_noise_is_quiet():
+    """Rows of Student's t with three degrees: bounds that suit a Gaussian would lose 0.15 nats."""
+    random = np.random.default_rng(3)
+    centres = 10 * random.standard_normal((3, 2))
+    rows = centres[random.integers(3, size=12_000)] + random.standard_t(3, (12_000, 2))
+    bounds = (-60.0, 60.0)
+    with pytest.MonkeyPatch.context() as patch:
+        wide = gaps(rows[:8000], rows[8000:], 3, "full", 8.0, bounds, range(2))
+        patch.setattr(planning, "UNHEARD", 0.0)
+        narrow = gaps(rows[:8000], rows[8000:], 3, "full", 8.0, bounds, range(2))
+    assert wide.min() > narrow.max() + 0.05
 
 
 @pytest.mark.slow
@@ -126,7 +201,7 @@ def test_blobs(epsilon, median, tenth):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("epsilon", "median"), [(0.5, -2.0), (1.0, -1.12), (2.0, -0.53), (4.0, -0.15), (8.0, -0.061)])
+@pytest.mark.parametrize(("epsilon", "median"), [(0.5, -2.0), (1.0, -1.0), (2.0, -0.3), (4.0, -0.06), (8.0, -0.03)])
 def test_digits_tied(epsilon, median):
     train, test, bounds = digits()
     assert np.median(gaps(train, test, 10, "tied", epsilon, bounds, range(12))) >= median

@@ -4,8 +4,9 @@
    the working coordinates, in which the data are about standard, and the number of rows.
 2. Choice (free): type and size that the budget carries (`planning.choose`), said aloud when they are not those
    asked for.
-3. Start (25 %; up to 8 rounds): up to 3 K components spread over that Gaussian (`starts`). Full ones have a common
-   covariance at first, which costs little, unless the budget carries one for each as well (0.05 nats expected).
+3. Start (25 %; up to 8 rounds, and 4): up to 3 K components spread over that Gaussian (`starts`). Full ones have a
+   common covariance at first: it is cheap, and components as wide as the clusters do not straddle two of them. Where
+   the budget carries it, the last rounds give each its own.
 4. Refit (free): the mixture wanted, fitted to draws from the over-complete one, best of 24 starts.
 5. Mixture (the rest; up to 16 rounds): noise-aware EM. A step uses an average of the last rounds' statistics, as many
    of them as quieten the noise, at most the last 60 % of the rounds so far.
@@ -52,7 +53,8 @@ START_ROUNDS, MAIN_ROUNDS, LEAST_ROUNDS = 8, 16, 4
 START_TAIL: Final = 0.25
 LEAST_START_WEIGHT: Final = 0.3  # of an average starting component; lighter ones are left out of the refit
 LIKELIHOOD_SHARE: Final = 0.02
-OWN_SHAPES: Final = 0.3  # nats of expected excess up to which the start gives each component its own covariance
+OWN_SHAPES: Final = 0.7  # nats of expected excess up to which the start ends with a covariance for each component
+OWN_PART, OWN_ROUNDS = 0.4, 4  # of what the start spends, and in how many rounds
 FRAME: Final = 3.0  # nats that the moments may lose; beyond, a mixture in their coordinates is worse than they are
 QUIET, QUIET_AT_LAST = 0.1, 0.004  # relative noise of what a step uses: a tenth of a standard deviation, or far less
 UNSPENT: Final = 1e-6  # kept back, so that rounding never makes the last round one too many
@@ -308,11 +310,14 @@ def _start(run: _Run, coordinates: Coordinates, prior: Prior, choice: Choice, *,
     rounds = _rounds(run, d, Choice(kind, wanted, 0.0), mu2=mu2, most=START_ROUNDS)
     K = start_components(n, d, wanted, kind, mu2=mu2, rounds=rounds, likelihood_share=LIKELIHOOD_SHARE)
     own = choice.covariance_type
-    fewer = start_components(n, d, wanted, own, mu2=mu2, rounds=rounds, likelihood_share=LIKELIHOOD_SHARE)
-    if fewer >= 2 * wanted and excess(n, d, fewer, own, mu2=mu2) <= OWN_SHAPES:
-        kind, K = own, fewer
+    shaped = OWN_PART if own != kind and excess(n, d, K, own, mu2=mu2 * OWN_PART) <= OWN_SHAPES else 0.0
     model = spread_components(coordinates, prior.covariance, K, kind, run.random)
-    stage = _stage(run, "start", model, coordinates, prior, rounds=rounds, share=share, tail=START_TAIL)
+    part = share * (1 - shaped)
+    stage = _stage(run, "start", model, coordinates, prior, rounds=rounds, share=part, tail=START_TAIL)
+    if shaped:
+        kind, model = own, _expressed(stage.model, own)
+        part = share * shaped
+        stage = _stage(run, "shapes", model, coordinates, prior, rounds=OWN_ROUNDS, share=part, tail=TAIL)
     model, kept = stage.model, stage.model.weights >= LEAST_START_WEIGHT / K
     covariances = model.covariances if kind == "tied" else model.covariances[kept]
     weights = model.weights[kept]
