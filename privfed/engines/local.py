@@ -29,6 +29,7 @@ from privfed_accounting import Budget, Ledger, Sampling, View
 __all__ = ["LocalFederation"]
 
 MAX_EPOCH_ROUNDS = 64
+MAX_EPOCHS = 3  # set up at a time: training and evaluation take turns with vectors of their own
 
 Mode = Literal["secure", "trusted", "local", "central"]
 _PROTECTIONS: Final[dict[Mode, Protection]] = {
@@ -138,7 +139,7 @@ class LocalFederation(FederationBase):
         )
         if mode == "secure":
             check_colluders(View.parse(self._terms.view), self.guaranteed_survivors)
-        self._epoch: SecureEpoch | None = None
+        self._epochs: list[SecureEpoch] = []  # the one set up last comes first
         self._memories = remembered
         self._sides: dict[str, ClientSide] = {}
         self._seat(guarded)
@@ -249,7 +250,7 @@ class LocalFederation(FederationBase):
             check_colluders(View.parse(terms.view), terms.guaranteed)
         self._keys = Keys.generate(self._keys.mode, [name.encode() for name in sources])
         self._memories = {**self._memories, **memories}
-        self._sources, self._epoch = sources, None
+        self._sources, self._epochs = sources, []
         self._take_clients(tuple(sources), terms)
         self._seat(guards)
 
@@ -299,11 +300,13 @@ class LocalFederation(FederationBase):
         if self.trusted:
             return run_in_clear(self._sides, task, lost)
         try:
-            if self._epoch is None or not self._epoch.carries(task):
-                self._epoch = self._new_epoch(task, lost)
-            return self._epoch.run(task, lost)
+            epoch = next((epoch for epoch in self._epochs if epoch.carries(task)), None)
+            if epoch is None:
+                epoch = self._new_epoch(task, lost)
+                self._epochs = [epoch, *self._epochs][:MAX_EPOCHS]
+            return epoch.run(task, lost)
         except BaseException:
-            self._epoch = None  # clients and server may stand at different messages: the next release sets up anew
+            self._epochs = []  # clients and server may stand at different messages: the next release sets up anew
             raise
 
     def _new_epoch(self, task: RoundTask, lost: Lost) -> SecureEpoch:

@@ -133,6 +133,19 @@ def test_it_travels_as_data() -> None:
     assert (again.dimension, again.bound, again.per_client) == (3, 0.5, True)
 
 
+def test_queries_that_take_turns_keep_their_set_ups() -> None:
+    """Training and evaluation alternate: each goes on in the epoch that it set up, and pays for that once."""
+    clients = silos()
+    with LocalFederation(clients) as federation:
+        releases = [federation.release(query, rounds=9) for _ in range(3) for query in (MeanRow(3), Count())]
+    sent = np.array([release.bytes_up for release in releases]).reshape(3, 2)
+    assert (sent[1:] < sent[0] / 3).all()
+    for release in releases[::2]:
+        np.testing.assert_allclose(release["sum"], sum(rows.mean(axis=0) for rows in clients.values()), atol=1e-9)
+    for release in releases[1::2]:
+        assert float(release["count"]) == pytest.approx(sum(map(len, clients.values())))
+
+
 # --- what it costs ----------------------------------------------------------------------------------------------------
 
 
