@@ -540,7 +540,7 @@ class TestStagedMemory:
         with pytest.raises(UsageError, match="arrays of numbers"):
             StagedMemory({})["a"] = value
         with pytest.raises(UsageError, match="arrays of numbers"):
-            StagedMemory({})[3] = np.ones(1)  # type: ignore[index]
+            StagedMemory({})[3] = np.ones(1)
 
     def test_it_shows_no_number(self) -> None:
         assert repr(StagedMemory({"a": np.full(3, 4242.0)})) == "<StagedMemory of 1 arrays>"
