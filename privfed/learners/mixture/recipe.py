@@ -19,11 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
 from privfed.errors import UsageError
 from privfed.federation.release import Federation, Release
 from privfed.learners.mixture.advice import warn_bounds, warn_lost, warn_noisy, warn_outdone, warn_simpler
+from privfed.learners.mixture.frames import Box, expressed, given_start, inside, likelihood_range, working_frame
 from privfed.learners.mixture.parameters import Start
 from privfed.learners.mixture.planning import (
     TAIL,
@@ -99,7 +98,7 @@ class _Run:
         quantile: float = QUANTILE,
     ) -> tuple[Estimate, float]:
         """Spend `share` on one round; return the estimate and the released log-likelihood, nats per row of the data."""
-        typical, reach = _likelihood_range(model, self.random)
+        typical, reach = likelihood_range(model, self.random)
         query = whitened_query(
             model,
             coordinates,
@@ -156,7 +155,7 @@ def fit_private(
             " protected sums numbers its components as it likes"
         )
     single = n_components == 1 and not given
-    box = _Box(low, high, diagonal=covariance_type in ("diag", "spherical"))
+    box = Box(low, high, diagonal=covariance_type in ("diag", "spherical"))
     gaussian, spent = _moments(run, box, share=share, mu2=mu2, all_of_it=single)
     if excess(run.count.value, len(low), 1, box.kind, mu2=mu2 * spent) <= QUIET:
         warn_bounds(box.coordinates.to_data(gaussian), low, high)
@@ -167,10 +166,10 @@ def fit_private(
     if choice.n_components == 1 and not given:
         gaussian, _ = _moments(run, box, share=share * (1 - spent), mu2=mu2, all_of_it=True, model=gaussian)
         return _as_single(run, gaussian, box, choice, covariance_type)
-    coordinates, prior = _working(gaussian, box, covariance_type)
+    coordinates, prior = working_frame(gaussian, box, covariance_type)
     found: _Found | None = None
     if given:
-        model = _given_start(start, warm, coordinates, prior, n_components, covariance_type)
+        model = given_start(start, warm, coordinates, prior, n_components, covariance_type)
     else:
         found = _start(run, coordinates, prior, choice, share=share * START_SHARE, mu2=mu2 * START_SHARE)
         model = refit(found.model, choice.n_components, choice.covariance_type, random)
@@ -194,13 +193,13 @@ def fit_private(
     warn_lost(stage.used)
     if found is not None:
         _compare(found, stage, choice)
-    released = coordinates.to_data(_expressed(stage.model, covariance_type))
+    released = coordinates.to_data(expressed(stage.model, covariance_type))
     if choice.excess <= QUIET:  # louder noise puts means anywhere
         warn_bounds(released, low, high)
-    return PrivateFit(_inside(released, box), choice, stage.likelihoods, tuple(run.releases))
+    return PrivateFit(inside(released, box), choice, stage.likelihoods, tuple(run.releases))
 
 
-def _choice(run: _Run, box: _Box, K: int, kind: CovarianceType, *, given: bool, mu2: float, moments: float) -> Choice:
+def _choice(run: _Run, box: Box, K: int, kind: CovarianceType, *, given: bool, mu2: float, moments: float) -> Choice:
     """Return what is fitted with `mu2`, the frame having cost `moments`; say so where it is not what was asked for."""
     d, n = len(box.low), run.count.value
     asked = excess(n, d, K, kind, mu2=mu2)
@@ -232,28 +231,8 @@ def _compare(found: _Found, stage: _Stage, choice: Choice) -> None:
 # --- stages ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Box:
-    """The public bounds, each of shape (d,), and whether the moments in them are diagonal."""
-
-    low: FloatArray
-    high: FloatArray
-    diagonal: bool
-
-    @property
-    def coordinates(self) -> Coordinates:
-        """Coordinates in which the bounds are -1 and 1."""
-        low, high = self.low, self.high
-        return Coordinates(low, high, (low + high) / 2, np.diag(2.0 / (high - low)))
-
-    @property
-    def kind(self) -> CovarianceType:
-        """The covariance type of the moments."""
-        return "diag" if self.diagonal else "full"
-
-
 def _moments(
-    run: _Run, box: _Box, *, share: float, mu2: float, all_of_it: bool, model: MixtureModel | None = None
+    run: _Run, box: Box, *, share: float, mu2: float, all_of_it: bool, model: MixtureModel | None = None
 ) -> tuple[MixtureModel, float]:
     """Return one Gaussian in the box's coordinates, and the part of `share` that was spent."""
     d = len(box.low)
@@ -315,7 +294,7 @@ def _start(run: _Run, coordinates: Coordinates, prior: Prior, choice: Choice, *,
     part = share * (1 - shaped)
     stage = _stage(run, "start", model, coordinates, prior, rounds=rounds, share=part, tail=START_TAIL)
     if shaped:
-        kind, model = own, _expressed(stage.model, own)
+        kind, model = own, expressed(stage.model, own)
         part = share * shaped
         stage = _stage(run, "shapes", model, coordinates, prior, rounds=OWN_ROUNDS, share=part, tail=TAIL)
     model, kept = stage.model, stage.model.weights >= LEAST_START_WEIGHT / K
@@ -375,58 +354,6 @@ def _window(estimate: Estimate, round: int, tail: float, *, last: bool) -> int:
     return max(1, min(math.floor(tail * round + 0.5), math.ceil((estimate.relative_noise / wanted) ** 2)))
 
 
-# --- coordinates, starts and types ----------------------------------------------------------------------------------
-
-
-def _working(gaussian: MixtureModel, box: _Box, kind: CovarianceType) -> tuple[Coordinates, Prior]:
-    """Return coordinates in which the Gaussian is about standard and which keep the covariance type, and the prior."""
-    released = box.coordinates.to_data(gaussian)
-    d = released.n_features
-    if kind in ("full", "tied"):
-        transform, covariance = released.precisions_cholesky[0], np.eye(d)
-    elif kind == "diag":
-        transform, covariance = np.diag(1.0 / np.sqrt(released.covariances[0])), np.eye(d)
-    else:
-        mean = float(released.covariances[0].mean())
-        transform, covariance = np.eye(d) / math.sqrt(mean), np.diag(released.covariances[0] / mean)
-    return Coordinates(box.low, box.high, released.means[0], transform), Prior(covariance)
-
-
-def _given_start(
-    start: Start, warm: MixtureModel | None, coordinates: Coordinates, prior: Prior, K: int, kind: CovarianceType
-) -> MixtureModel:
-    """Return the start that the caller gave, in working coordinates; what is missing comes from the prior."""
-    if warm is not None:
-        return coordinates.to_working(warm)
-    if start.means is None:
-        raise UsageError("a given start needs means_init")
-    means = (start.means - coordinates.centre) @ coordinates.transform
-    weights = np.full(K, 1.0 / K) if start.weights is None else start.weights
-    if start.precisions is not None:
-        return coordinates.to_working(MixtureModel.from_precisions(weights, start.means, start.precisions, kind))
-    return MixtureModel.from_matrices(weights, means, prior.component(K), kind)
-
-
-def _expressed(model: MixtureModel, kind: CovarianceType) -> MixtureModel:
-    """Return a simpler model as one of the type asked for."""
-    if model.covariance_type == kind:
-        return model
-    return MixtureModel.from_matrices(model.weights, model.means, model.full_covariances(), kind)
-
-
-def _inside(model: MixtureModel, box: _Box) -> MixtureModel:
-    """Return the model with means inside the bounds, where those of any rows lie: noise may have put one outside."""
-    means = np.clip(model.means, box.low, box.high)
-    return MixtureModel(model.weights, means, model.covariances, model.precisions_cholesky, model.covariance_type)
-
-
-def _as_single(run: _Run, gaussian: MixtureModel, box: _Box, choice: Choice, kind: CovarianceType) -> PrivateFit:
-    released = _inside(_expressed(box.coordinates.to_data(gaussian), kind), box)
+def _as_single(run: _Run, gaussian: MixtureModel, box: Box, choice: Choice, kind: CovarianceType) -> PrivateFit:
+    released = inside(expressed(box.coordinates.to_data(gaussian), kind), box)
     return PrivateFit(released, choice, (), tuple(run.releases))
-
-
-def _likelihood_range(model: MixtureModel, random: Generator) -> tuple[float, float]:
-    """Return centre and reach, in nats, of the log-likelihoods that rows of `model` itself would have."""
-    draws, _ = model.sample(1000, random)
-    likelihoods = model.log_likelihoods(draws)
-    return float(likelihoods.mean()), 4.0 * float(likelihoods.std()) + 1.0
