@@ -22,7 +22,6 @@ from typing import Final
 from privfed.errors import UsageError
 from privfed.federation.release import Federation, Release
 from privfed.learners.mixture.advice import warn_bounds, warn_lost, warn_noisy, warn_outdone, warn_simpler
-from privfed.learners.mixture.frames import Box, expressed, given_start, inside, likelihood_range, working_frame
 from privfed.learners.mixture.parameters import Start
 from privfed.learners.mixture.planning import (
     TAIL,
@@ -34,6 +33,7 @@ from privfed.learners.mixture.planning import (
     start_components,
 )
 from privfed.learners.mixture.private import Estimate, RowCount, average, whitened_query
+from privfed.learners.mixture.private_frames import Box, expressed, given_start, inside, likelihood_range, working_frame
 from privfed.learners.mixture.private_update import Prior, private_update
 from privfed.learners.mixture.refit import refit
 from privfed.learners.mixture.reports import RoundReport
