@@ -3,7 +3,8 @@
 Every silo holds its own mixture of digits. The network is trained with DP-SGD at record level: the noise of one
 curator, in twentieths, under secure aggregation. Many runs are needed, so the sums are formed in the clear
 (`mode="trusted"`): the same integers and the same noise, and every ledger entry says so. Federated averaging without
-noise stands beside it.
+noise stands beside it. Every parameter gets noise: at an epsilon of 1 or less the linear model of
+`local_against_distributed.py`, with a third of the parameters and centred images, does better.
 
     python examples/digits_cnn.py --figure digits_cnn.png
     python examples/digits_cnn.py --epsilons 4 --secure
@@ -22,8 +23,7 @@ import torch
 
 import privfed
 from privfed.datasets import Dataset, Partition, load_sklearn, partition_dirichlet
-from privfed.learners.neural import FederatedAveraging
-from privfed.learners.neural.private_sgd import FederatedSGD
+from privfed.learners.neural import FederatedAveraging, FederatedSGD
 
 DELTA = 1e-5
 WIDTH = 8  # channels: every parameter gets noise, so few of them

@@ -146,7 +146,7 @@ def test_a_feature_shift_orders_a_feature_and_breaks_ties_by_chance() -> None:
     }
     assert means[0.0] < means[0.5] < means[1.0]
     tied = partition_feature_shift(np.zeros((100, 1)), 2, column=0, random_state=0)
-    assert 20 < tied.indices["client-00"][:50].mean() < 80
+    assert 35 < tied.indices["client-00"].mean() < 65  # the first fifty would have 24.5
 
 
 def test_groups_become_clients() -> None:

@@ -160,3 +160,45 @@ def test_sensor_faults(tmp_path) -> None:
     shared, personal = (float(value) for value in re.findall(r"area ([\d.]+)", out))
     assert personal > shared + 0.1
     check_pages(figure, report)
+
+
+def is_png(path: Path) -> bool:
+    return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_digits_cnn(tmp_path) -> None:
+    arguments = ["--epsilons", "8", "--rounds", "3", "--json", "--figure", "figure.png"]
+    scores = json.loads(run("digits_cnn.py", *arguments, cwd=tmp_path))
+    assert list(scores) == ["epsilon 8", "no noise", "averaging"]
+    assert all(0.05 < accuracies[0] <= 1.0 for accuracies in scores.values())
+    assert is_png(tmp_path / "figure.png")
+
+
+def test_fraud_across_banks(tmp_path) -> None:
+    arguments = ["--rows", "1500", "--rounds", "12", "--banks", "5", "--epsilon", "8", "--figure", "figure.png"]
+    out = run("fraud_across_banks.py", *arguments, cwd=tmp_path)
+    alone, together = re.search(r"alone, no noise: .* median ([\d.]+)[^$]*together, no noise: +([\d.]+)", out).groups()
+    assert float(together) > float(alone)
+    caught, missed = (float(value) for value in re.findall(r"(\d+) caught, (\d+) missed", out)[0])
+    assert caught + missed > 0
+    assert "epsilon by adversary" in out
+    assert is_png(tmp_path / "figure.png")
+
+
+def test_local_against_distributed(tmp_path) -> None:
+    arguments = ["--epsilons", "4", "--seeds", "1", "--rounds", "5", "--figure", "figure.png"]
+    out = run("local_against_distributed.py", *arguments, cwd=tmp_path)
+    noise = {mode: float(value) for mode, value in re.findall(r"^(\w+) .* ([\d.]+)$", out, re.MULTILINE)[:3]}
+    assert noise["distributed"] == pytest.approx(noise["central"], rel=0.02)
+    assert noise["local"] == pytest.approx(20**0.5 * noise["distributed"], rel=0.02)
+    assert is_png(tmp_path / "figure.png")
+
+
+def test_compression(tmp_path) -> None:
+    arguments = ["--rounds", "3", "--choices", "3", "--silos", "4", "--figure", "figure.png"]
+    out = run("compression.py", *arguments, cwd=tmp_path)
+    found = re.findall(r" ([\d.]+) +([\d.]+) +([\d.]+)x$", out, re.MULTILINE)
+    scores, kilobytes = [[float(row[column]) for row in found] for column in (0, 1)]
+    assert min(scores) > 0.4
+    assert kilobytes[0] > 3 * kilobytes[1] > 9 * kilobytes[2]
+    assert is_png(tmp_path / "figure.png")
