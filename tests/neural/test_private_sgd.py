@@ -302,7 +302,7 @@ def test_regression_too() -> None:
     y = X @ [1.0, -1.0, 0.5, 0.0]
     clients = LocalFederation([(X[i::3], y[i::3]) for i in range(3)], mode="trusted")
     torch.manual_seed(0)
-    fitted = FederatedSGD(nn.Linear(4, 1), "mse", rounds=200, clip=10.0, learning_rate=0.1, expected_records=300)
+    fitted = FederatedSGD(nn.Linear(4, 1), "mse", rounds=60, clip=10.0, learning_rate=0.3, expected_records=300)
     assert fitted.fit(clients).score(X, y) > -0.01
 
 

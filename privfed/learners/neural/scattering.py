@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +98,7 @@ def scattering(
             return f"image_shape={(height, width)}, scales={scales}, angles={angles}, groups={groups}"
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.cat([self._coefficients(part) for part in images.split(AT_A_TIME)])
+            return torch.cat([self._coefficients(part) for part in torch.split(images, AT_A_TIME)])
 
         def _coefficients(self, images: torch.Tensor) -> torch.Tensor:
             whole = _padded(images.reshape(-1, 1, height, width), size)
@@ -110,7 +110,7 @@ def scattering(
                     continue
                 spectra = torch.fft.fft2(first)
                 for k in range(j + 1, scales):
-                    found += [self._smooth(self._moduli(part, k, j), k) for part in spectra.split(1, dim=1)]
+                    found += [self._smooth(self._moduli(part, k, j), k) for part in torch.split(spectra, 1, dim=1)]
             features = torch.cat(found, dim=1)
             return features.flatten(1) if groups is None else _normalised(features, groups)
 
@@ -179,16 +179,12 @@ def _normalised(features: torch.Tensor, groups: int) -> torch.Tensor:
     return found
 
 
-def _frequencies(size: tuple[int, int]) -> tuple[Any, Any]:
-    return tuple(np.meshgrid(*(np.arange(side) for side in size), indexing="ij"))  # type: ignore[return-value]
-
-
 def _gabor(size: tuple[int, int], sigma: float, theta: float, xi: float, slant: float) -> npt.NDArray[np.complex128]:
     """Return a periodised Gabor function in space: a Gaussian times a plane wave."""
     rotation = np.array([[math.cos(theta), -math.sin(theta)], [math.sin(theta), math.cos(theta)]])
     curvature = rotation @ np.diag([1.0, slant**2]) @ rotation.T / (2.0 * sigma**2)
     found = np.zeros(size, dtype=np.complex128)
-    rows, columns = _frequencies(size)
+    rows, columns = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
     for shift_r in (-2, -1, 0, 1, 2):
         for shift_c in (-2, -1, 0, 1, 2):
             r, c = rows + shift_r * size[0], columns + shift_c * size[1]
