@@ -193,6 +193,12 @@ def test_a_model_that_draws_random_numbers_is_refused() -> None:
         PerSample(TorchProgram(_Random(), "cross_entropy", feature_shape=(8,)))
 
 
+def test_a_loss_that_cannot_be_used_says_why() -> None:
+    program = TorchProgram(linear(), lambda outputs, targets: outputs.mean(), feature_shape=(8,), class_targets=True)
+    with pytest.raises(UsageError, match=r"cannot be computed on rows of random numbers: the loss gave shape \(\)"):
+        PerSample(program)
+
+
 def test_a_model_that_mixes_records_is_given_one_at_a_time() -> None:
     program = TorchProgram(_Mixing(), "cross_entropy", feature_shape=(8,))
     engine = PerSample(program)

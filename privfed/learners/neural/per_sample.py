@@ -217,14 +217,22 @@ class PerSample:
         self._engine = reference
         rows = public_rows(program, TRIED)
         inputs, (targets, _) = self._inputs_one_by_one(rows), self._targets(rows)
+        trouble: Exception | None = None
+        ran = False
         for engine, block in itertools.product(named, (None, 1)):
             try:
                 tried = engine(program, self._head, block)
                 self._engine = tried
+                tried.clipped(*_one_block(inputs[:1], targets[:1], tried.block), 1.0)
+                ran = True
                 if _agree(tried, reference, inputs, targets) and self._steady(rows, inputs, targets):
                     return tried
-            except ROW_ERRORS:  # an operation that cannot be batched, or random numbers in the model
-                continue
+            except ROW_ERRORS as error:  # an operation that cannot be batched, or random numbers in the model
+                trouble = error
+        if trouble is not None and not ran:
+            raise UsageError(
+                f"the model's gradients cannot be computed on rows of random numbers: {trouble}"
+            ) from trouble
         raise UsageError(
             "the model gives other gradients each time it sees the same row, which cannot be protected: take random"
             " layers out, and use the CPU or torch.use_deterministic_algorithms(True)"
@@ -294,12 +302,20 @@ def _agree(tried: RowGradients, reference: RowGradients, inputs: torch.Tensor, t
     count = min(len(inputs), tried.block)
 
     def total(engine: RowGradients, part: slice) -> torch.Tensor:
-        usable = _padded(torch.ones(len(inputs[part]), dtype=torch.bool, device=inputs.device), engine.block)
-        given = _padded(inputs[part], engine.block), _padded(targets[part], engine.block)
-        return engine.total(engine.clipped(*given, usable, 1.0))
+        return engine.total(engine.clipped(*_one_block(inputs[part], targets[part], engine.block), 1.0))
 
     right = sum((total(reference, slice(i, i + 1)) for i in range(count)), start=torch.zeros(()))
     return bool(torch.linalg.vector_norm(total(tried, slice(0, count)) - right) <= AGREE * count)
+
+
+def _one_block(
+    inputs: torch.Tensor, targets: torch.Tensor, block: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return inputs and targets padded to a block, and which of its rows count."""
+    import torch
+
+    usable = torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
+    return _padded(inputs, block), _padded(targets, block), _padded(usable, block)
 
 
 def _padded(part: torch.Tensor, block: int) -> torch.Tensor:
