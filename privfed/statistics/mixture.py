@@ -79,18 +79,25 @@ class _MixtureQuery(Query):
         """d."""
         return int(self.means.shape[1])
 
-    def _whitening_error(self, reach: float) -> float:
-        """Greatest error of a whitened row's entries, in the L2 norm, for rows within `reach` of the centre.
+    def _whitening_error(self, corner: FloatArray) -> float:
+        """Greatest L2 distance between two evaluations of a whitened row, for rows within `corner` of the centre.
 
-        Two matrix products of d terms each: gamma_d |z| |T| and gamma_d |z - mean| |P| (Higham 2002, section 3.5).
+        y = (c T - m) P with |c| <= corner, entry by entry. A product of d terms is off by at most gamma_d |a||B|,
+        whatever the order of its sums (Higham 2002, section 3.5), so with Z = corner |T| + |m| the first product moves
+        y by at most gamma_d Z |P|, the second by as much, and two evaluations lie at most 4 gamma_d Z |P| apart.
+
+        Bounds by norms would not do: features in units 1e-3 and 1e3 have a large |corner| and a large |T|, and
+        moderate products.
         """
-        factors = self.precisions_cholesky
-        if self.covariance_type in ("full", "tied"):
-            stretch = float(np.linalg.norm(factors, axis=(-2, -1)).max())
+        if not np.isfinite(corner).all():
+            return math.inf
+        factors, kind = np.abs(self.precisions_cholesky), self.covariance_type
+        moved = corner @ np.abs(self.transform) + np.abs(self.means)
+        if kind in ("full", "tied"):
+            stretched = np.einsum("kj,ji->ki" if kind == "tied" else "kj,kji->ki", moved, factors)
         else:
-            stretch = float(factors.max()) * math.sqrt(self.n_features)
-        moved = reach * float(np.linalg.norm(self.transform)) + float(np.linalg.norm(self.means, axis=1).max())
-        return 2 * (self.n_features + 8) * UNIT_ROUNDOFF * moved * stretch
+            stretched = moved * (factors if kind == "diag" else factors[:, None])
+        return 4 * (self.n_features + 8) * UNIT_ROUNDOFF * float(np.linalg.norm(stretched, axis=1).max())
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,8 +324,7 @@ class WhitenedMixtureStatistics(_MixtureQuery):
         a log-density within `MAX_SQUARED_DISTANCE` = D is off by sqrt(D) e and D roundings, a responsibility by
         twice that. Infinite where the box is open: such a query is no good under a budget.
         """
-        corner = np.maximum(np.abs(self.low - self.centre), np.abs(self.high - self.centre))
-        error = self._whitening_error(float(np.linalg.norm(corner)))
+        error = self._whitening_error(np.maximum(np.abs(self.low - self.centre), np.abs(self.high - self.centre)))
         logit = math.sqrt(MAX_SQUARED_DISTANCE) * error + (self.n_features + 8) * UNIT_ROUNDOFF * MAX_SQUARED_DISTANCE
         clips = 1 / self.mean_clip + 1 / self.second_clip + 2 * max(self.mean_clip / self.second_clip, 1.0)
         return (4 + 1 / self.likelihood_clip) * logit + error * clips

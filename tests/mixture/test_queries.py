@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -193,6 +194,43 @@ def test_rounding_stays_below_what_the_query_declares(kind):
         assert np.linalg.norm(alone - crowd) < query.row_error
     opened = WhitenedMixtureStatistics.of(model, Coordinates.shifted(np.zeros(6)))
     assert opened.row_error == math.inf
+
+
+def exact_whitening(query, row, k):
+    """(c T - m) P in rational arithmetic."""
+    d = query.n_features
+    factors = query.precisions_cholesky
+    if query.covariance_type in ("full", "tied"):
+        P = factors[k] if query.covariance_type == "full" else factors
+    else:
+        P = np.diag(factors[k]) if query.covariance_type == "diag" else factors[k] * np.eye(d)
+    shifted = np.clip(row, query.low, query.high) - query.centre
+    z = [sum(Fraction(shifted[i]) * Fraction(query.transform[i, j]) for i in range(d)) for j in range(d)]
+    z = [value - Fraction(mean) for value, mean in zip(z, query.means[k], strict=True)]
+    return [sum(z[i] * Fraction(P[i, j]) for i in range(d)) for j in range(d)]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_rounding_of_features_in_odd_units_is_bounded_feature_by_feature(kind):
+    """Against rational arithmetic: an understated bound is broken, one by norms is a million times as large."""
+    d, K = 6, 3
+    units = 10.0 ** np.linspace(-6, 6, d)
+    random = np.random.default_rng(1)
+    transform = random.standard_normal((d, d)) / units[:, None]
+    frame = Coordinates(-30 * units, 30 * units, units, transform)
+    query = WhitenedMixtureStatistics.of(random_model(kind, K, d, seed=3), frame)
+    corner = np.maximum(np.abs(query.low - query.centre), np.abs(query.high - query.centre))
+    bound, worst = query._whitening_error(corner), 0.0
+    assert 0 < query.row_error < 1e-6  # as in units of one size
+    assert bound < 1e-6 * 2.0**-53 * np.linalg.norm(corner) * np.linalg.norm(transform)
+    for row in random.uniform(-30, 30, (40, d)) * units:
+        z = query.coordinates.apply(row[None, :])
+        for k in range(K):
+            found, exact = query.model.whiten(z, k)[0], exact_whitening(query, row, k)
+            off = [float(Fraction(a) - b) for a, b in zip(found, exact, strict=True)]
+            worst = max(worst, float(np.linalg.norm(off)))
+    assert worst < bound
+    assert worst > bound / 500  # it is not idle: an understated bound is broken
 
 
 # --- contents ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.decomposition import PCA
@@ -130,8 +130,9 @@ sweeps = {
 }
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @given(**sweeps)
+@example(kind="full", shape="scales", epsilon=1.0, K=1, d=2, each=2, seed=0)  # rounding, bounded by norms: refused
 def test_any_rows_give_a_sound_mixture(kind, shape, epsilon, K, d, each, seed):
     assert_sound(drawn_rows(shape, each * K, d, K, seed), K, kind, epsilon, seed)
 
