@@ -93,7 +93,13 @@ def averaged(train: Dataset, test: Dataset, seed: int, rounds: int) -> float:
     """Return the held-out accuracy of federated averaging without noise."""
     with privfed.LocalFederation(silos_of(train, seed)[1], mode="trusted") as federation:
         learner = FederatedAveraging(
-            network(seed), rounds=rounds, learning_rate=0.1, momentum=0.9, batch_size=16, random_state=seed
+            network(seed),
+            rounds=rounds,
+            learning_rate=0.1,
+            momentum=0.9,
+            local_epochs=2,
+            batch_size=16,
+            random_state=seed,
         ).fit(federation)
     return float(np.mean(learner.predict(test.images()) == test.labels))
 
@@ -122,7 +128,7 @@ def main() -> None:
         name = "no noise" if epsilon is None else f"epsilon {epsilon:g}"
         scores[name] = [private(epsilon, *split, seed, options) for seed, split in enumerate(splits)]
         show(f"DP-SGD, {name}", scores[name], options)
-    rounds = options.rounds or 30
+    rounds = options.rounds or 40
     scores["averaging"] = [averaged(*split, seed, rounds) for seed, split in enumerate(splits)]
     show("federated averaging, no noise", scores["averaging"], options)
     if options.json:
