@@ -91,7 +91,9 @@ class Task:
 
     def fit(self, choice: Choice, train: Dataset, seed: int, *, mode: Any, rounds: int) -> FederatedAveraging:
         split = partition_dirichlet(train.labels, self.clients, alpha=0.5, min_records=self.least, random_state=seed)
-        budget = None if self.epsilon is None else Budget(self.epsilon, 1e-5, unit="client")
+        budget = (
+            None if self.epsilon is None else Budget(self.epsilon, 1e-5, unit="client", accounting="renyi")
+        )  # few bits carry Skellam noise
         with LocalFederation(
             split.clients(train), mode=mode, bits=choice.bits, budget=budget, max_records=2048
         ) as federation:

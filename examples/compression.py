@@ -19,6 +19,7 @@ import privfed
 from privfed.datasets import Dataset, load_sklearn, partition_dirichlet
 from privfed.learners.neural import Compression, FederatedAveraging
 
+TICKS = (1, 2, 5, 10, 20, 50, 100)  # kilobytes
 CLIP = 1.0  # of an update; together with `bits` it sets the grid
 CHOICES: dict[str, tuple[int | None, Compression | None]] = {
     "whole, as fine as can be": (None, None),
@@ -85,6 +86,8 @@ def draw(path: Path, found: dict[str, tuple[float, float]]) -> None:
     for number, (name, (score, kilobytes)) in enumerate(found.items()):
         axis.plot(kilobytes, score, "o", color=plt.get_cmap("tab10")(number % 10), label=name)
     axis.set(xscale="log", xlabel="kilobytes a client sends a round", ylabel="held-out accuracy")
+    axis.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axis.minorticks_off()
     axis.set_title("Shorter updates under the same masks")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize="small")
     figure.savefig(path, dpi=150)
