@@ -64,7 +64,7 @@ EXACT = (
 )
 PRIVATE = (
     Choice("whole"),
-    *(Choice(f"{bits} bits", bits) for bits in (16, 12, 10)),
+    *(Choice(f"{bits} bits", bits) for bits in (16, 12, 11)),
     Choice("12 bits, random 50%", 12, Compression(keep=0.5)),
     Choice("12 bits, random 25%", 12, Compression(keep=0.25)),
     Choice("12 bits, rank 4", 12, Compression(rank=4)),
