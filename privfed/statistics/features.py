@@ -1,8 +1,9 @@
 """Sums over the features that source models make of clients' rows: what transferability scores are computed from.
 
 A source is a program that every client has installed (`privfed.statistics.programs`). Each row is given to it ALONE:
-whatever the program does, one record then moves nothing but its own contribution, and that is the same bits wherever
-the row stands. Features are clipped to a public norm, label distributions to the simplex.
+as long as the program keeps nothing from one row to the next, one record then moves nothing but its own contribution,
+and that is the same bits wherever the row stands. Features are clipped to a public norm, label distributions to the
+simplex.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from privfed.statistics.programs import installed
 __all__ = ["PARTS", "ExpectedPredictor", "FeatureMap", "SourceSums", "evaluated"]
 
 PARTS: Final = ("cross", "gram", "third", "fourth", "table")
-FAILURES: Final = (ArithmeticError, ValueError, RuntimeError, IndexError, TypeError)
+FAILURES: Final = (Exception,)  # of a source on a row: whatever it raises, it must not tell that the row is there
 
 
 @runtime_checkable
@@ -58,7 +59,10 @@ class FeatureMap(Protocol):
         ...
 
     def features_of(self, row: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the features `(width,)` and the distribution over source labels `(n_labels,)` of one row's inputs."""
+        """Return the features `(width,)` and the distribution over source labels `(n_labels,)` of one row's inputs.
+
+        The same ones for the same row each time, whatever came before: else one record moves what others add.
+        """
         ...
 
 
@@ -78,10 +82,10 @@ def evaluated(source: FeatureMap, inputs: FloatArray, bound: float) -> tuple[Flo
     for index, row in enumerate(inputs):
         try:
             with np.errstate(all="ignore"):
-                made, labels = source.features_of(row)
+                made, labels = (np.asarray(part, dtype=np.float64) for part in source.features_of(row))
         except FAILURES:
             continue
-        if np.shape(made) != (source.width,) or np.shape(labels) != (source.n_labels,):
+        if made.shape != (source.width,) or labels.shape != (source.n_labels,):
             continue
         features[index], shares[index] = made, labels
     features[~(np.abs(features) <= 1e150).all(axis=1)] = 0.0

@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Candidate", "source_of"]
 
 ArrayFunction: TypeAlias = Callable[[FloatArray], Any]
+PUBLIC: Final = (-1.0, 1e-3, 30.0, -1e6)  # of the rows between two looks at the same ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,18 +83,27 @@ class _Source:
         return features, labels
 
     def probe(self, name: str, columns: int) -> None:
-        """Find the sizes on a row of zeros and one of ones.
+        """Find the sizes on a row of zeros and one of ones, and see on public rows that none moves another's features.
 
         Raises:
-            UsageError: the candidate cannot be evaluated, or not with fixed sizes.
+            UsageError: the candidate cannot be evaluated, or not with fixed sizes, or not twice alike.
         """
-        sizes = set()
-        for value in (0.0, 1.0):
+        sizes, seen = set(), []
+        for value in (0.0, 1.0, *PUBLIC, 0.0, 1.0):
             try:
                 features, labels = self.features_of(np.full(columns, value))
-            except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
+            except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+                if value not in (0.0, 1.0):
+                    continue  # such a row adds nothing, which is no fault
                 raise UsageError(f"candidate {name!r} does not take a row of {columns} inputs: {error}") from error
-            sizes.add((features.shape, labels.shape))
+            if value in (0.0, 1.0):
+                sizes.add((features.shape, labels.shape))
+                seen.append(features.tobytes() + labels.tobytes())
+        if seen[:2] != seen[2:]:
+            raise UsageError(
+                f"candidate {name!r} gives other features each time it sees the same row, so that one record could move"
+                " another's: take out what it keeps from row to row, and random layers"
+            )
         if len(sizes) != 1 or any(len(shape) != 1 for shape in next(iter(sizes))):
             raise UsageError(f"candidate {name!r} gives {sorted(sizes)} for one row, expected vectors of fixed sizes")
         ((self.width,), (self.n_labels,)) = next(iter(sizes))

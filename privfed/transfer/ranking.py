@@ -72,7 +72,8 @@ def rank_sources(
 
     Guarantees:
         `share` of the budget pays for everything; all that follows is post-processing. Each row is evaluated by
-        itself, so that no candidate, however it is made, can let one record move another's features.
+        itself, so that no record moves another's features. A candidate that keeps something from one row to the next
+        would break that: one that shows it on public rows is refused, and clients must not install code that hides it.
 
     Raises:
         UsageError: bad arguments, or a candidate that cannot be evaluated; nothing was charged.

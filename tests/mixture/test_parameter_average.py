@@ -57,6 +57,17 @@ def test_no_client_passes_its_bound(seed, kind, n, by_size, reach):
     assert query.sensitivity("record").l2 == 2.0
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_model_that_no_row_fits_tells_nothing_by_failing(kind):
+    """A server may ask under any model: where rows are beyond all of its densities, their client adds zeros."""
+    sharp = MixtureModel.from_matrices([0.5, 0.5], [[1e60, 0.0], [0.0, 1e60]], 1e-190 * np.eye(2), kind)
+    arguments = {name: getattr(query_for(kind, K=2), name) for name in NAMES}
+    arguments |= {name: getattr(sharp, name) for name in ("weights", "means", "precisions_cholesky")}
+    query = LocalParameters(**arguments)
+    for rows in (np.zeros((0, 2)), np.ones((3, 2)), np.full((1, 2), 1e100)):
+        assert np.linalg.norm(query.checked_contribution(rows, {})) <= 1 + 1e-12
+
+
 def test_it_travels_and_refuses_what_does_not_fit():
     query = query_for()
     again = decode_query(encode_query(query))

@@ -12,6 +12,7 @@ from torch import nn
 from privfed.errors import DataError, UsageError
 from privfed.learners.neural.per_sample import GradientSum, PerSample, per_sample
 from privfed.learners.neural.program import TorchProgram
+from privfed.learners.neural.scores import ModelScores
 from privfed.query import Query
 from privfed.statistics.programs import install
 from tests.privfed.query_contract import QueryContract
@@ -251,6 +252,61 @@ def test_a_word_that_is_not_in_the_vocabulary_adds_nothing() -> None:
     strange[0, 1] = 9
     found = query.contribution(np.vstack([rows[:7], strange, rows[7:]]))["gradient"]
     np.testing.assert_allclose(found, right, atol=1e-13)
+    assert np.abs(right).max() > 0
+
+
+class _OddError(Exception):
+    """Of somebody's own, and no child of torch's or numpy's errors."""
+
+
+class _Fussy(nn.Module):
+    """Looks at what it is given, as models do, and fails in its own way."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        super().__init__()
+        self.layer, self.error = nn.Linear(8, CLASSES), error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if float(x.detach().abs().max()) > 50:
+            raise self.error("too large")
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("error", [KeyError, AssertionError, AttributeError, NotImplementedError, _OddError])
+@pytest.mark.parametrize("kind", [GradientSum, ModelScores])
+def test_whatever_a_model_raises_over_a_row_the_sum_does_not_fail(kind: type, error: type[Exception]) -> None:
+    torch.manual_seed(0)
+    program = TorchProgram(_Fussy(error), "cross_entropy", feature_shape=(8,))
+    name = install(program)
+    query = kind(name, program.parameters(), 0.3) if kind is GradientSum else kind(name, program.parameters())
+    good = some_rows(5)
+    strange = good[:1].copy()
+    strange[0, 0] = 77.0
+    together = query.checked_contribution(np.vstack([good[:2], strange, good[2:]]))
+    apart = query.checked_contribution(good) + query.checked_contribution(strange)
+    np.testing.assert_allclose(together, apart, atol=1e-13)
+    assert np.linalg.norm(query.checked_contribution(strange)) <= 1 + 1e-12
+    assert np.abs(query.checked_contribution(good)).max() > 0
+
+
+@pytest.mark.parametrize("frozen_rows", [False, True])
+def test_a_row_on_which_fixed_layers_fail_adds_nothing_and_spoils_nothing(frozen_rows: bool) -> None:
+    """Outputs of fixed layers are worked out before the gradients, for many rows at once."""
+    torch.manual_seed(0)
+    words = nn.Embedding(5, 4).requires_grad_(False)
+    model = nn.Sequential(words, nn.Flatten(), nn.Linear(12, CLASSES))
+    program = TorchProgram(model, "cross_entropy", feature_shape=(3,), integer_features=True)
+    query = GradientSum(install(program), program.parameters(), clip=0.3)
+    rng = np.random.default_rng(0)
+    rows = np.hstack([rng.integers(0, 5, (50, 3)), rng.integers(0, CLASSES, (50, 1))]).astype(float)
+    right = query.contribution(rows)["gradient"]
+    strange = rows[:1].copy()
+    strange[0, 1] = 9
+    mixed = np.vstack([rows[:7], strange, rows[7:]])
+    for array in (mixed, strange):
+        array.setflags(write=not frozen_rows)
+    np.testing.assert_allclose(query.contribution(mixed)["gradient"], right, atol=1e-13)
+    assert not np.abs(query.contribution(strange)["gradient"]).any()
     assert np.abs(right).max() > 0
 
 

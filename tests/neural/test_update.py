@@ -116,6 +116,27 @@ def test_an_error_inside_the_model_is_no_error_of_the_round(caplog) -> None:
     assert query.checked_contribution(labelled(np.eye(3)), {}).any()
 
 
+def test_an_error_of_any_kind_is_the_clients_own_affair_and_quotes_no_row_in_its_log(caplog) -> None:
+    class OddError(Exception):
+        pass
+
+    class Telling(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 2)
+
+        def forward(self, x):
+            if (x > 5).any():
+                raise OddError(f"a value of {float(x.max())} is no good")
+            return self.layer(x)
+
+    telling = TorchProgram(Telling(), feature_shape=(3,))
+    with caplog.at_level(logging.WARNING):
+        assert not query_of(telling).checked_contribution(labelled(np.full((2, 3), 8.25)), {}).any()
+    assert "local training failed with OddError" in caplog.text
+    assert "8.25" not in caplog.text
+
+
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize(
     "hostile",

@@ -137,7 +137,11 @@ def test_a_source_cannot_tie_rows_together() -> None:
     assert (f == f[0]).all()
 
 
-@pytest.mark.parametrize("failure", ["raise", "nan", "shape"])
+class _OddError(Exception):
+    """No child of anything that numpy or torch raise."""
+
+
+@pytest.mark.parametrize("failure", ["raise", "key", "assertion", "odd", "nan", "shape", "words", "one part"])
 def test_a_row_on_which_the_source_fails_adds_its_count_alone(failure: str) -> None:
     class Failing(Source):
         def features_of(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,6 +149,12 @@ def test_a_row_on_which_the_source_fails_adds_its_count_alone(failure: str) -> N
             if row[0] < 0:
                 if failure == "raise":
                     raise ValueError(f"the row is {row}")
+                if failure in ("key", "assertion", "odd"):
+                    raise {"key": KeyError, "assertion": AssertionError, "odd": _OddError}[failure]("no such word")
+                if failure == "words":
+                    return np.array(["a", "b", "c"]), labels
+                if failure == "one part":
+                    return (features,)
                 if failure == "nan":
                     return features * np.nan, labels * np.inf
                 return features[:1], labels

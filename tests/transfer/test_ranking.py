@@ -43,6 +43,27 @@ def test_without_noise_the_scores_are_the_central_ones(seed, bound) -> None:
     assert set(ranking.scores[0].errors.values()) == {0.0}
 
 
+class _Drifting:
+    """Keeps the largest value that it has seen, and scales by it: a row then moves the features of all that follow."""
+
+    def __init__(self) -> None:
+        self.seen = np.zeros(1)
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        self.seen = np.maximum(self.seen, np.abs(inputs).max())
+        return np.asarray(inputs / (self.seen + 1e-3))
+
+
+def test_a_candidate_that_keeps_something_from_row_to_row_is_refused_before_anything_is_charged() -> None:
+    silos = [np.column_stack([np.eye(3), [0, 1, 0]]) for _ in range(3)]
+    federation = LocalFederation(silos, budget=Budget(1.0, 1e-5), max_records=3)
+    draws = np.random.default_rng(0)
+    for model in (_Drifting(), lambda inputs: inputs + draws.normal(size=inputs.shape)):
+        with pytest.raises(UsageError, match="each time it sees the same row"):
+            rank_sources(federation, [Candidate("odd", model)], n_classes=2, methods="logme", share=0.5)
+    assert federation.remaining_share == 1.0
+
+
 class Contest:
     """Sources of known worth on one task: features that carry the classes more and more faintly, and none at all."""
 

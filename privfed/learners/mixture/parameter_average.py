@@ -112,14 +112,16 @@ class LocalParameters(ClientQuery):
     def client_contribution(
         self, data: FloatArray, memory: MutableMapping[str, npt.NDArray[Any]]
     ) -> Mapping[str, npt.ArrayLike]:
-        """Return this client's parameters after one EM step on its own rows; of nobody's where it has none."""
+        """Return this client's parameters after one EM step on its own rows; nothing where it has none, or where the
+        step comes to NaN or infinity.
+        """  # fmt: skip
         blocks = {block.name: np.zeros(block.shape) for block in self.blocks}
         if len(data) == 0:
             return blocks
         coordinates = Coordinates(self.low, self.high, self.centre, self.transform)
         z = np.clip(coordinates.apply(data), -1.0, 1.0)
-        old = self.model
-        local, likelihood = _local_step(old, z, self.reg_covar)
+        with np.errstate(all="ignore"):
+            local, likelihood = _local_step(self.model, z, self.reg_covar)
         share = min(len(data) / self.most_rows, 1.0)
         factor = share if self.by_size else 1.0
         reach = math.sqrt(float(len(blocks["means"].ravel())))
@@ -131,6 +133,8 @@ class LocalParameters(ClientQuery):
             "covariances": factor * local.covariances,
             "log_likelihood": np.array(share * min(max(likelihood, -MOST_NATS), MOST_NATS)),
         }
+        if not all(np.isfinite(value).all() for value in values.values()):
+            return blocks  # a model that no row fits: to fail on some rows only would tell which there are
         return {block.name: _within(values[block.name], block.bound) for block in self.blocks}
 
 
