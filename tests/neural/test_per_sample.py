@@ -289,6 +289,52 @@ def test_whatever_a_model_raises_over_a_row_the_sum_does_not_fail(kind: type, er
     assert np.abs(query.checked_contribution(good)).max() > 0
 
 
+class _Guarded(nn.Module):
+    """Scales a batch down where its largest entry is above 10: ordinary rows do not show that it mixes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x / x.detach().abs().amax().clamp(min=10.0) * 10.0)
+
+
+class _Remembering(nn.Module):
+    """The same by the largest entry of any row so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, CLASSES)
+        self.register_buffer("largest", torch.full((1,), 10.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.largest.copy_(torch.maximum(self.largest, x.detach().abs().amax()))
+        return self.layer(x / self.largest * 10.0)
+
+
+@pytest.mark.parametrize("kind", [GradientSum, ModelScores])
+def test_a_model_that_mixes_rows_of_great_size_only_is_given_one_at_a_time(kind: type) -> None:
+    torch.manual_seed(0)
+    program = TorchProgram(_Guarded(), "cross_entropy", feature_shape=(8,))
+    name, parameters = install(program), program.parameters() * 20
+    query = kind(name, parameters, 1.0) if kind is GradientSum else kind(name, parameters)
+    good = some_rows(200)
+    great = good[:1] * np.array([1e6] + [0.0] * 7 + [1.0])
+    moved = query.checked_contribution(np.vstack([great, good])) - query.checked_contribution(good)
+    assert np.linalg.norm(moved) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("kind", [GradientSum, ModelScores])
+def test_a_model_that_remembers_rows_is_refused(kind: type) -> None:
+    program = TorchProgram(_Remembering(), "cross_entropy", feature_shape=(8,))
+    name, parameters = install(program), program.parameters()
+    query = kind(name, parameters, 1.0) if kind is GradientSum else kind(name, parameters)
+    for _ in range(2):  # what it remembers of the first look makes no difference to the second
+        with pytest.raises(UsageError, match="each time it sees the same row"):
+            query.checked_contribution(some_rows(3))
+
+
 @pytest.mark.parametrize("frozen_rows", [False, True])
 def test_a_row_on_which_fixed_layers_fail_adds_nothing_and_spoils_nothing(frozen_rows: bool) -> None:
     """Outputs of fixed layers are worked out before the gradients, for many rows at once."""

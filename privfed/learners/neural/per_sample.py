@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["GradientSum", "PerSample", "per_sample"]
 
 TRIED: Final = 8  # public rows on which engines are compared
+WILD: Final = 1e6  # times their size: rows that stand beside others, which are to stay as they are
 AGREE: Final = 1e-3  # relative: engines that disagree by more do not compute the same gradients
 
 # What a failing row raises: a class that does not exist, a word that is not in the vocabulary, a model's own check.
@@ -45,8 +46,9 @@ class GradientSum(Query):
 
     Guarantees:
         A record's contribution is the same bits wherever the record stands and whatever stands beside it: rows are
-        evaluated in padded blocks of one shape in which this was seen to hold, one at a time if need be, and weighted
-        and added in float64.
+        evaluated in padded blocks of one shape in which this was seen to hold on public rows, one at a time if need be,
+        and weighted and added in float64. It rests on the model: one that mixes rows only where public rows do not show
+        it breaks the bound, and is not to be installed.
 
     Source:
         Abadi et al. 2016, Deep learning with differential privacy, arXiv:1607.00133, algorithm 1.
@@ -234,8 +236,9 @@ class PerSample:
             raise UsageError(f"method is {method!r}, expected one of {', '.join(engine.name for engine in engines)}")
         reference = RowByRow(program, self._head, 1)
         self._engine = reference
-        rows = public_rows(program, TRIED)
+        rows = public_rows(program, TRIED, wild=TRIED)
         inputs, (targets, _) = self._inputs_one_by_one(rows), self._targets(rows)
+        tame = inputs[:TRIED], targets[:TRIED]
         trouble: Exception | None = None
         ran = False
         for engine, block in itertools.product(named, (None, 1)):
@@ -244,7 +247,7 @@ class PerSample:
                 self._engine = tried
                 tried.clipped(*_one_block(inputs[:1], targets[:1], tried.block), 1.0)
                 ran = True
-                if _agree(tried, reference, inputs, targets) and self._steady(rows, inputs, targets):
+                if _agree(tried, reference, *tame) and self._steady(rows, inputs, targets):
                     return tried
             except ROW_ERRORS as error:  # an operation that cannot be batched, or random numbers in the model
                 trouble = error
@@ -261,11 +264,17 @@ class PerSample:
         """Return whether fixed layers and engine, in the engine's block, treat a row alike at every place."""
         import torch
 
-        engine, count = self._engine, len(rows)
+        engine, program, wild = self._engine, self._engine.program, len(rows) - TRIED
         usable = torch.ones(engine.block, dtype=torch.bool, device=inputs.device)
-        if not steady(lambda which: (self._inputs(rows[which.numpy()]),), engine.block, count):
+
+        def clipped(which: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return engine.clipped(inputs[which], targets[which], usable, 1.0)
+
+        program.load(program.parameters())  # buffers as they were, for a model that writes to them
+        program.model.eval()
+        if not steady(lambda which: (self._inputs(rows[which.numpy()]),), engine.block, TRIED, wild=wild):
             return False
-        return steady(lambda which: engine.clipped(inputs[which], targets[which], usable, 1.0), engine.block, count)
+        return steady(clipped, engine.block, TRIED, wild=wild)
 
     def _inputs_one_by_one(self, rows: FloatArray) -> torch.Tensor:
         import torch
@@ -288,13 +297,18 @@ def per_sample(name: str) -> PerSample:
     return _ENGINES[program]
 
 
-def public_rows(program: TorchProgram, count: int) -> FloatArray:
-    """Return rows on which engines are compared: the same random numbers everywhere, targets that exist."""
+def public_rows(program: TorchProgram, count: int, *, wild: int = 0) -> FloatArray:
+    """Return rows on which engines are compared: the same random numbers everywhere, targets that exist.
+
+    `wild` more rows follow, with features `WILD` times as large where features are no whole numbers.
+    """
     numbers = np.random.default_rng(20_181_231)
-    features = numbers.standard_normal((count, program.n_features))
-    if not program.features(np.zeros((1, program.n_features + program.n_targets))).is_floating_point():
+    features = numbers.standard_normal((count + wild, program.n_features))
+    if program.features(np.zeros((1, program.n_features + program.n_targets))).is_floating_point():
+        features[count:] *= WILD
+    else:
         features = (features > 0).astype(np.float64)
-    shape = (count, program.n_targets)
+    shape = (count + wild, program.n_targets)
     targets = numbers.integers(0, program.n_classes, shape) if program.n_classes else numbers.integers(0, 2, shape)
     return np.hstack([features, targets.astype(np.float64)])
 

@@ -142,7 +142,7 @@ _BLOCKS: weakref.WeakKeyDictionary[TorchProgram, int] = weakref.WeakKeyDictionar
 def _block_of(program: TorchProgram) -> int:
     """Return how many rows go together without one changing another's last bit, seen on public rows once."""
     if program not in _BLOCKS:
-        rows = public_rows(program, TRIED)
+        rows = public_rows(program, TRIED, wild=TRIED)
 
         def parts(which: torch.Tensor) -> tuple[torch.Tensor, ...]:
             import torch
@@ -152,7 +152,9 @@ def _block_of(program: TorchProgram) -> int:
 
         for block in (BLOCK, 1):
             try:
-                if steady(parts, block, TRIED):
+                program.load(program.parameters())  # buffers as they were, for a model that writes to them
+                program.model.eval()
+                if steady(parts, block, TRIED, wild=TRIED):
                     break
             except ROW_ERRORS:
                 continue
