@@ -174,9 +174,7 @@ def main() -> None:
                           "profile": parts, "memory_in_vectors": held}))  # fmt: skip
         return
     size = sum(value.numel() for value in network().parameters())
-    print(
-        f"{options.clients} clients of {ROWS} rows, {EPOCHS} epochs, {size} parameters, {options.rounds} rounds"
-    )
+    print(f"{options.clients} clients of {ROWS} rows, {EPOCHS} epochs, {size} parameters, {options.rounds} rounds")
     print(f"{'':22}{'without':>10}{'with':>10}{'overhead':>10}{'bar':>8}")
     for name, before, after in (("CPU s a round", bare.cpu, guarded.cpu), ("wall s a round", bare.wall, guarded.wall)):
         print(f"{name:22}{before:10.2f}{after:10.2f}{after / before - 1.0:10.1%}{BAR:8.0%}")

@@ -13,6 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -303,9 +304,12 @@ def encode_query(query: Query) -> bytes:
     return msgspec.msgpack.encode({"kind": query.kind, "fields": fields}, order="deterministic")
 
 
+@lru_cache(maxsize=2)  # every client of a process asks for the same one, of up to a model's size
 def query_digest(encoded: bytes) -> bytes:
     """Return the 32-byte digest that binds a round of the protocol to its query."""
-    return hashlib.sha256(b"privfed query v1\x00" + encoded).digest()
+    digest = hashlib.sha256(b"privfed query v1\x00")
+    digest.update(encoded)
+    return digest.digest()
 
 
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True):

@@ -21,7 +21,7 @@ __all__ = ["MAX_FILE_BYTES", "csv_header", "existing_file", "from_frame", "load_
 
 MAX_FILE_BYTES = 2**31
 MAX_ARRAY_BYTES = 2**34  # of one array out of a compressed file
-PARQUET_NEEDS = "Parquet files are read with pandas and pyarrow: pip install 'privfed[pandas]' pyarrow"
+PARQUET_NEEDS = "Parquet files are read with pandas and pyarrow: pip install 'privfed[pandas]'"
 
 
 def load_csv(

@@ -44,7 +44,8 @@ class StagedMemory(MutableMapping[str, npt.NDArray[Any]]):
         return array
 
     def __setitem__(self, name: str, value: npt.NDArray[Any]) -> None:
-        if not isinstance(name, str) or not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in "biuf":
+        numbers = isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf"
+        if not (isinstance(name, str) and numbers):
             raise UsageError(f"a client remembers arrays of numbers under names, not {name!r}: {type(value).__name__}")
         array = np.array(value)
         array.setflags(write=False)

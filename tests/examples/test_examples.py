@@ -202,3 +202,14 @@ def test_compression(tmp_path) -> None:
     assert min(scores) > 0.4
     assert kilobytes[0] > 3 * kilobytes[1] > 9 * kilobytes[2]
     assert is_png(tmp_path / "figure.png")
+
+
+def test_source_selection(tmp_path) -> None:
+    out = run(
+        "source_selection.py", "--rounds", "12", "--steps", "150", "--copies", "3", "--out", str(tmp_path / "t"),
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert re.search(r"^5 to 9 +\d+%", out.split("candidate")[1].split("\n", 1)[1])
+    assert float(re.search(r"nobody held: ([\d.]+)", out)[1]) > 0.85
+    assert (tmp_path / "t" / "sources.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (tmp_path / "t" / "digits-5-to-9" / "card.json").exists()

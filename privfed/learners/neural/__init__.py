@@ -5,6 +5,7 @@ from privfed.learners.neural.checkpoint import Checkpoint, CheckpointError, Save
 from privfed.learners.neural.compression import Compression
 from privfed.learners.neural.early_stopping import EarlyStopping
 from privfed.learners.neural.evaluation import Evaluation, evaluate
+from privfed.learners.neural.hold_out import HoldOut
 from privfed.learners.neural.objective import Anchor
 from privfed.learners.neural.private_sgd import FederatedSGD
 from privfed.learners.neural.program import TorchProgram
@@ -24,6 +25,7 @@ __all__ = [
     "Evaluation",
     "FederatedAveraging",
     "FederatedSGD",
+    "HoldOut",
     "Progress",
     "SavedRun",
     "StoredMemory",
