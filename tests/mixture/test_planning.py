@@ -15,6 +15,7 @@ from privfed.learners.mixture.planning import (
     ACCEPTABLE,
     choose,
     excess,
+    findable,
     noise_of_counts,
     quantile_within,
     rounds_within,
@@ -94,6 +95,24 @@ def test_a_choice_can_always_be_said_in_the_type_asked_for(n, d, K, epsilon, kin
     assert choice.excess == excess(
         n, d, choice.n_components, choice.covariance_type, mu2=gaussian_mu(epsilon, 1e-5) ** 2
     )
+
+
+@given(
+    n=st.floats(2, 1e5),
+    d=st.integers(1, 12),
+    K=st.integers(2, 30),
+    epsilon=st.floats(0.1, 8),
+    kind=st.sampled_from(TYPES),
+)
+def test_clusters_that_a_start_cannot_find_are_not_looked_for(n, d, K, epsilon, kind):
+    mu2 = gaussian_mu(epsilon, 1e-5) ** 2
+    choice = choose(n, d, K, kind, mu2=0.7 * mu2, start_mu2=0.25 * mu2)
+    assert findable(n, d, choice.n_components, choice.covariance_type, mu2=0.25 * mu2)
+    simpler = ("full", "tied", "spherical") if kind == "full" else ("diag", "spherical") if kind == "diag" else (kind,)
+    if not any(findable(n, d, K, each, mu2=0.25 * mu2) for each in simpler):
+        assert choice == choose(n, d, 1, kind, mu2=0.7 * mu2)
+    if findable(n, d, K, kind, mu2=0.25 * mu2) and excess(n, d, K, kind, mu2=0.7 * mu2) <= ACCEPTABLE:
+        assert choice == choose(n, d, K, kind, mu2=0.7 * mu2)  # nothing is given up that could be had
 
 
 def test_rounds_and_starting_components_shrink_with_the_rows():

@@ -144,6 +144,29 @@ def test_any_rows_give_a_sound_mixture_at_length(kind, shape, epsilon, K, d, eac
     assert_sound(drawn_rows(shape, each * K, d, K, seed), K, kind, epsilon, seed)
 
 
+def test_clusters_that_noise_hides_leave_a_single_gaussian():
+    """Three clusters in a row, 480 rows at epsilon 0.3: looked for, they lose half a nat against a single Gaussian."""
+    random = np.random.default_rng(1)
+    rows = 8.0 * random.integers(3, size=(4480, 1)) * np.ones(3) + random.standard_normal((4480, 3))
+    train, test = rows[:480], rows[480:]
+    bounds = (np.full(3, -30.0), np.full(3, 50.0))
+
+    def scores(K, seeds=range(5)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = [private_fit(train, K, "full", 0.3, seed, bounds).score(test) for seed in seeds]
+        return np.array(found), [str(warning.message) for warning in caught]
+
+    single, _ = scores(1)
+    careful, said = scores(3)
+    assert sum("are too few to tell from noise" in message or "would lose" in message for message in said) == 5
+    assert np.mean(careful) > np.mean(single) - 0.1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "FINDABLE", 0.0)
+        careless, _ = scores(3)
+    assert np.mean(careless) < np.mean(single) - 0.3
+
+
 # --- utility ----------------------------------------------------------------------------------------------------------
 
 

@@ -30,14 +30,22 @@ def advise(message: str) -> None:
 
 
 def warn_simpler(choice: Choice, K: int, kind: CovarianceType, *, rows: float, d: int, asked: float) -> None:
-    """Say that `choice` is fitted instead of what was asked for, which was expected to lose `asked` nats per row."""
+    """Say that `choice` is fitted instead of what was asked for, which was expected to lose `asked` nats per row.
+
+    Where that was little, clusters could not be told from noise while they were looked for.
+    """
     fitted = (
         "a single Gaussian"
         if choice.n_components == 1
         else f"{choice.n_components} {choice.covariance_type} components"
     )
+    trouble = (
+        f"would lose an expected {asked:.2g} nats per row to noise with"
+        if asked > ACCEPTABLE
+        else "are too few to tell from noise"
+    )
     advise(
-        f"about {rows:.0f} rows under this budget would lose an expected {asked:.2g} nats per row to noise with {K} "
+        f"about {rows:.0f} rows under this budget {trouble} {K} "
         f"{kind} components of {d} features: fitting {fitted} instead (expected {choice.excess:.2g}). To have what you "
         "asked for, raise epsilon, bring more rows, lower n_components, or choose a simpler covariance_type"
     )

@@ -16,7 +16,7 @@ four to eight times as much as e.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,10 +30,12 @@ __all__ = [
     "choose",
     "excess",
     "expected_excess_nats",
+    "findable",
     "noise_of_counts",
     "quantile_within",
     "rounds_within",
     "start_components",
+    "start_type",
 ]
 
 MAIN_SHARE: Final = 0.7
@@ -43,6 +45,15 @@ ACCEPTABLE: Final = 0.5  # nats, to first order; beyond, a simpler model is bett
 WIDE_QUANTILES: Final = (0.9999, 0.999, 0.99, 0.97)
 UNHEARD: Final = 0.003  # nats that wide clip bounds may be expected to lose to noise
 DISTINCT: Final = 2.5  # an average component should hold so many standard deviations of its count's noise
+FINDABLE: Final = 2.0  # rounds in which it does that the start must afford; with fewer, a single Gaussian is better
+LIKELIHOOD_SHARE: Final = 0.02  # of each round's mu^2
+# What each type can express, itself first, in the order in which they are tried.
+SIMPLER: Final[Mapping[CovarianceType, tuple[CovarianceType, ...]]] = {
+    "full": ("full", "tied", "spherical"),
+    "tied": ("tied",),
+    "diag": ("diag", "spherical"),
+    "spherical": ("spherical",),
+}
 
 
 def expected_excess_nats(
@@ -112,30 +123,53 @@ class Choice:
     excess: float
 
 
-def choose(n: float, d: int, K: int, covariance_type: CovarianceType, *, mu2: float) -> Choice:
-    """Return the first model, from the one asked for to a single Gaussian, whose expected excess is acceptable.
+def choose(
+    n: float, d: int, K: int, covariance_type: CovarianceType, *, mu2: float, start_mu2: float | None = None
+) -> Choice:
+    """Return the first model, from the one asked for to a single Gaussian, that the budget carries.
 
     The order: as asked; with a tied, then with spherical covariances; then the same with half the components, and
     so on. A simpler type is tried only where the asked type can express it (full expresses all, diag spherical
-    ones).
+    ones). Where no type lets a start find K components, fewer are not looked for either: few wide ones, half found,
+    are worse than one Gaussian.
+
+    Args:
+        n, d, K, covariance_type: rows, features, components and type asked for.
+        mu2: what the main stage may spend: the expected excess must be acceptable.
+        start_mu2: what the stage that looks for the clusters may spend: they must be findable. None: they are given.
     """
-    choice = Choice(covariance_type, 1, math.inf)
+
+    def found(kind: CovarianceType, components: int) -> bool:
+        return start_mu2 is None or findable(n, d, components, kind, mu2=start_mu2)
+
+    single = Choice(covariance_type, 1, excess(n, d, 1, covariance_type, mu2=mu2))
+    if not any(found(kind, K) for kind in SIMPLER[covariance_type]):
+        return single
     for kind, components in _candidates(covariance_type, K):
         choice = Choice(kind, components, excess(n, d, components, kind, mu2=mu2))
-        if choice.excess <= ACCEPTABLE:
-            break
-    return choice
+        if choice.excess <= ACCEPTABLE and found(kind, components):
+            return choice
+    return single
+
+
+def findable(n: float, d: int, K: int, covariance_type: CovarianceType, *, mu2: float) -> bool:
+    """Return whether a start that costs `mu2` can tell K components from noise, for `FINDABLE` rounds at least.
+
+    A mixture whose start saw noise is worse than the single Gaussian that the whole budget buys: wide components on
+    top of each other, in a frame that is noise as well.
+    """
+    kind = start_type(covariance_type)
+    return K == 1 or _distinct_rounds(n, d, K, kind, mu2=mu2, likelihood_share=LIKELIHOOD_SHARE) >= FINDABLE
+
+
+def start_type(covariance_type: CovarianceType) -> CovarianceType:
+    """Return the covariances that a start has at first: common ones for the types that have directions."""
+    return "tied" if covariance_type in ("full", "tied") else covariance_type
 
 
 def _candidates(covariance_type: CovarianceType, K: int) -> Iterator[tuple[CovarianceType, int]]:
-    simpler: dict[CovarianceType, tuple[CovarianceType, ...]] = {
-        "full": ("full", "tied", "spherical"),
-        "tied": ("tied",),
-        "diag": ("diag", "spherical"),
-        "spherical": ("spherical",),
-    }
     while K > 1:
-        for kind in simpler[covariance_type]:
+        for kind in SIMPLER[covariance_type]:
             yield kind, K
         K = (K + 1) // 2 if K > 2 else 1
     yield covariance_type, 1
@@ -159,8 +193,16 @@ def rounds_within(
     likelihood_share: float,
 ) -> int:
     """Return the number of rounds, `least` to `most`, that leaves components distinct from the noise in each round."""
+    distinct = _distinct_rounds(n, d, K, covariance_type, mu2=mu2, likelihood_share=likelihood_share)
+    return min(max(int(distinct), least), most)
+
+
+def _distinct_rounds(
+    n: float, d: int, K: int, covariance_type: CovarianceType, *, mu2: float, likelihood_share: float
+) -> float:
+    """Return into how many rounds `mu2` may be divided with an average component `DISTINCT` in each."""
     single = noise_of_counts(d, K, covariance_type, mu2=mu2, likelihood_share=likelihood_share)
-    return min(max(int((n / (DISTINCT * K * single)) ** 2), least), most)
+    return (n / (DISTINCT * K * single)) ** 2
 
 
 def start_components(

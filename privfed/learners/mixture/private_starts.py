@@ -110,7 +110,8 @@ def _found(
     """Return the start; none where the budget carries only a simpler model, which the recipe then says and fits."""
     gaussian = _moments(run, low, high, diagonal=kind in ("diag", "spherical"), share=share * MOMENTS_SHARE)
     d, n, mu2 = len(low), run.count.value, share * run.federation.total_mu**2
-    choice = choose(n, d, K, kind, mu2=mu2 * (1 - MOMENTS_SHARE - CLUSTERS_SHARE))
+    looking = mu2 * CLUSTERS_SHARE if init == "dp-kmeans" else None
+    choice = choose(n, d, K, kind, mu2=mu2 * (1 - MOMENTS_SHARE - CLUSTERS_SHARE), start_mu2=looking)
     if (choice.covariance_type, choice.n_components) != (kind, K):
         return Start(None, None, None)
     frame = frame_of(gaussian, "full", low=low, high=high)

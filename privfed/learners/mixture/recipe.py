@@ -3,7 +3,7 @@
 1. Moments (5 % of mu^2, up to 12 % where rows are few; 3 rounds): one Gaussian, from the public bounds. It gives
    the working coordinates, in which the data are about standard, and the number of rows.
 2. Choice (free): type and size that the budget carries (`planning.choose`), said aloud when they are not those
-   asked for.
+   asked for. A single Gaussian gets all that is left, where a start could not tell clusters from noise.
 3. Start (25 %; up to 8 rounds, and 4): up to 3 K components spread over that Gaussian (`starts`). Full ones have a
    common covariance at first: it is cheap, and components as wide as the clusters do not straddle two of them. Where
    the budget carries it, the last rounds give each its own.
@@ -24,6 +24,7 @@ from privfed.federation.release import Federation, Release
 from privfed.learners.mixture.advice import warn_bounds, warn_lost, warn_noisy, warn_outdone, warn_simpler
 from privfed.learners.mixture.parameters import Start
 from privfed.learners.mixture.planning import (
+    LIKELIHOOD_SHARE,
     TAIL,
     Choice,
     choose,
@@ -31,6 +32,7 @@ from privfed.learners.mixture.planning import (
     quantile_within,
     rounds_within,
     start_components,
+    start_type,
 )
 from privfed.learners.mixture.private import Estimate, RowCount, average, whitened_query
 from privfed.learners.mixture.private_frames import Box, expressed, given_start, inside, likelihood_range, working_frame
@@ -51,7 +53,6 @@ START_SHARE: Final = 0.25
 START_ROUNDS, MAIN_ROUNDS, LEAST_ROUNDS = 8, 16, 4
 START_TAIL: Final = 0.25
 LEAST_START_WEIGHT: Final = 0.3  # of an average starting component; lighter ones are left out of the refit
-LIKELIHOOD_SHARE: Final = 0.02
 OWN_SHAPES: Final = 0.7  # nats of expected excess up to which the start ends with a covariance for each component
 OWN_PART, OWN_ROUNDS = 0.4, 4  # of what the start spends, and in how many rounds
 FRAME: Final = 3.0  # nats that the moments may lose; beyond, a mixture in their coordinates is worse than they are
@@ -162,7 +163,8 @@ def fit_private(
     if single:
         return _as_single(run, gaussian, box, Choice(covariance_type, 1, 0.0), covariance_type)
     left = mu2 * (1 - spent - (0.0 if given else START_SHARE))
-    choice = _choice(run, box, n_components, covariance_type, given=given, mu2=left, moments=mu2 * spent)
+    looking = None if given else mu2 * START_SHARE
+    choice = _choice(run, box, n_components, covariance_type, start_mu2=looking, mu2=left, moments=mu2 * spent)
     if choice.n_components == 1 and not given:
         gaussian, _ = _moments(run, box, share=share * (1 - spent), mu2=mu2, all_of_it=True, model=gaussian)
         return _as_single(run, gaussian, box, choice, covariance_type)
@@ -199,15 +201,20 @@ def fit_private(
     return PrivateFit(inside(released, box), choice, stage.likelihoods, tuple(run.releases))
 
 
-def _choice(run: _Run, box: Box, K: int, kind: CovarianceType, *, given: bool, mu2: float, moments: float) -> Choice:
-    """Return what is fitted with `mu2`, the frame having cost `moments`; say so where it is not what was asked for."""
+def _choice(
+    run: _Run, box: Box, K: int, kind: CovarianceType, *, start_mu2: float | None, mu2: float, moments: float
+) -> Choice:
+    """Return what is fitted with `mu2`, the frame having cost `moments`; say so where it is not what was asked for.
+
+    `start_mu2` is what may be spent on finding the clusters, or None where a start is given.
+    """
     d, n = len(box.low), run.count.value
     asked = excess(n, d, K, kind, mu2=mu2)
-    if given:
+    if start_mu2 is None:
         choice = Choice(kind, K, asked)
         warn_noisy(choice, rows=n)
         return choice
-    choice = choose(n, d, K, kind, mu2=mu2)
+    choice = choose(n, d, K, kind, mu2=mu2, start_mu2=start_mu2)
     frame = excess(n, d, 1, box.kind, mu2=moments) * TAIL
     if frame > FRAME:
         choice, asked = Choice(kind, 1, excess(n, d, 1, box.kind, mu2=mu2)), max(asked, frame)
@@ -285,7 +292,7 @@ def _rounds(run: _Run, d: int, choice: Choice, *, mu2: float, most: int) -> int:
 def _start(run: _Run, coordinates: Coordinates, prior: Prior, choice: Choice, *, share: float, mu2: float) -> _Found:
     """Return an over-complete mixture in working coordinates."""
     d, n, wanted = len(coordinates.centre), run.count.value, choice.n_components
-    kind: CovarianceType = "tied" if choice.covariance_type in ("full", "tied") else choice.covariance_type
+    kind = start_type(choice.covariance_type)
     rounds = _rounds(run, d, Choice(kind, wanted, 0.0), mu2=mu2, most=START_ROUNDS)
     K = start_components(n, d, wanted, kind, mu2=mu2, rounds=rounds, likelihood_share=LIKELIHOOD_SHARE)
     own = choice.covariance_type
