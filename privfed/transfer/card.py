@@ -41,7 +41,7 @@ class DataSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was spent, as the ledger has it.
+    """What was spent, as the ledger has it. Nothing here tells whether the model was computed of these releases alone.
 
     Attributes:
         protected: whether there was a budget.
@@ -215,6 +215,11 @@ def _privacy(privacy: Privacy | None) -> list[str]:
             ]
         ),
     ]
+    lines.append(
+        "This is what the releases in the ledger cost. It protects whoever is in them against a model that was computed"
+        " of these releases and of public numbers alone. A model that somebody went on to train on rows at hand, a"
+        " personal one for instance, or one made of other releases as well, is not what these numbers are about."
+    )
     odd = [one for one in privacy.protections if one != "secure_aggregation"]
     odd += [f"{one} noise" for one in privacy.noise_sources if one != "os"]
     if odd:

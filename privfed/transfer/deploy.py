@@ -91,7 +91,8 @@ def export(
         path: of the folder, which must not be there yet.
         name, description, license: for the card.
         data_sets: whose data had a part in it: `DataSet`s or dicts of name, description, holders and role.
-        federation: whose ledger tells what was spent.
+        federation: whose ledger tells what was spent. Give it only for a model computed of its releases and of public
+            numbers: one that was tuned further at a client, by `personalise` or otherwise, is not protected by them.
         metrics: of JSON's kinds, such as `{"comparison": tuning.comparison_.as_dict()}`.
         feature_shape: of one row's features; needed for `program`.
         classes: names of the outputs.

@@ -77,6 +77,7 @@ def test_the_card_says_what_was_spent(tmp_path: Path) -> None:
     for words in ("epsilon 1 at delta 1e-06", "| server |", "scans \\| of 2020", "privfed verify", rows.ledger.head):
         assert words in page
     assert "comparison" not in page
+    assert "computed of these releases and of public numbers alone" in page  # the ledger cannot know what else was done
 
 
 def test_the_card_marks_what_protects_nobody(tmp_path: Path) -> None:
