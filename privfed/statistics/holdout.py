@@ -8,16 +8,16 @@ more than it did. Whoever can choose a row can choose its side; no guarantee res
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from privfed.errors import UsageError
-from privfed.federation.release import Federation, Release
-from privfed.query import Block, ClientQuery, FloatArray, Query, Unit, decode_query, encode_query
-from privfed_accounting import Budget, Ledger, Sampling
+from privfed.federation.release import Federation
+from privfed.federation.view import FederationView
+from privfed.query import Block, ClientQuery, FloatArray, Query, decode_query, encode_query
 
 __all__ = ["PartFederation", "PartOfRows", "held_out_rows"]
 
@@ -101,7 +101,7 @@ class PartOfRows(Query):
         return self._query.contribution(data[held_out_rows(data, self.salt, self.fraction) == self.held_out])
 
 
-class PartFederation:
+class PartFederation(FederationView):
     """A federation of which only a part of the rows is seen; budget and ledger are those of the one below.
 
     Args:
@@ -110,78 +110,9 @@ class PartFederation:
     """
 
     def __init__(self, federation: Federation, *, salt: int, fraction: float, held_out: bool) -> None:
-        self._below = federation
+        super().__init__(federation)
         self._part = (salt, float(fraction), held_out)
 
-    @property
-    def n_clients(self) -> int:
-        """Clients in the federation."""
-        return self._below.n_clients
-
-    @property
-    def n_features(self) -> int:
-        """Columns of the clients' rows."""
-        return self._below.n_features
-
-    @property
-    def budget(self) -> Budget | None:
-        """The budget of the federation below."""
-        return self._below.budget
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger of the federation below."""
-        return self._below.ledger
-
-    @property
-    def unit(self) -> Unit:
-        """What the budget protects."""
-        return self._below.unit
-
-    @property
-    def records_per_client(self) -> float:
-        """Weight, in records, that one client may carry at most."""
-        return self._below.records_per_client
-
-    @property
-    def total_mu(self) -> float:
-        """GDP parameter of the whole budget."""
-        return self._below.total_mu
-
-    @property
-    def remaining_share(self) -> float:
-        """Part of the budget that is left."""
-        return self._below.remaining_share
-
-    def noise_std(
-        self,
-        query: Query,
-        share: float | None = None,
-        *,
-        noise_multiplier: float | None = None,
-        sampling: Sampling | None = None,
-    ) -> Mapping[str, float]:
-        """Return what a release would carry; see `FederationBase.noise_std`."""
-        part = PartOfRows(encode_query(query), *self._part)
-        return self._below.noise_std(part, share, noise_multiplier=noise_multiplier, sampling=sampling)
-
-    def release(
-        self,
-        query: Query,
-        *,
-        share: float | None = None,
-        noise_multiplier: float | None = None,
-        sampling: Sampling | None = None,
-        purpose: str = "",
-        rounds: int = 1,
-    ) -> Release:
-        """Return the release of `query` over the part; see `FederationBase.release`."""
-        release = self._below.release(
-            PartOfRows(encode_query(query), *self._part),
-            share=share,
-            noise_multiplier=noise_multiplier,
-            sampling=sampling,
-            purpose=purpose or query.kind,
-            rounds=rounds,
-        )
-        return replace(release, query=query.kind)
+    def asked(self, query: Query) -> Query:
+        """Return the query of the part."""
+        return PartOfRows(encode_query(query), *self._part)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from privfed.errors import UsageError
-from privfed.federation.release import Federation, Release
-from privfed.query import Block, FloatArray, Query, Unit, decode_query, encode_query, frozen_array, require_moderate
-from privfed_accounting import Budget, Ledger, Sampling
+from privfed.federation.release import Federation
+from privfed.federation.view import FederationView
+from privfed.query import Block, FloatArray, Query, decode_query, encode_query, frozen_array, require_moderate
 
 __all__ = ["LinearMap", "Transformed", "TransformedFederation", "principal_components"]
 
@@ -141,7 +141,7 @@ class Transformed(Query):
         return self._query.contribution(self._map(data))
 
 
-class TransformedFederation:
+class TransformedFederation(FederationView):
     """A federation whose rows are seen through a public linear map; budget and ledger are those of the one below.
 
     Examples:
@@ -157,78 +157,14 @@ class TransformedFederation:
             raise UsageError(
                 f"the map takes {linear_map.center.size} features, the clients have {federation.n_features}"
             )
-        self._below = federation
+        super().__init__(federation)
         self._map = linear_map
-
-    @property
-    def n_clients(self) -> int:
-        """Clients in the federation."""
-        return self._below.n_clients
 
     @property
     def n_features(self) -> int:
         """Columns after the map."""
         return int(self._map.matrix.shape[0])
 
-    @property
-    def budget(self) -> Budget | None:
-        """The budget of the federation below."""
-        return self._below.budget
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger of the federation below."""
-        return self._below.ledger
-
-    @property
-    def unit(self) -> Unit:
-        """What the budget protects."""
-        return self._below.unit
-
-    @property
-    def records_per_client(self) -> float:
-        """Weight, in records, that one client may carry at most."""
-        return self._below.records_per_client
-
-    @property
-    def total_mu(self) -> float:
-        """GDP parameter of the whole budget."""
-        return self._below.total_mu
-
-    @property
-    def remaining_share(self) -> float:
-        """Part of the budget that is left."""
-        return self._below.remaining_share
-
-    def noise_std(
-        self,
-        query: Query,
-        share: float | None = None,
-        *,
-        noise_multiplier: float | None = None,
-        sampling: Sampling | None = None,
-    ) -> Mapping[str, float]:
-        """Return what a release would carry; see `FederationBase.noise_std`."""
-        mapped = Transformed.of(query, self._map)
-        return self._below.noise_std(mapped, share, noise_multiplier=noise_multiplier, sampling=sampling)
-
-    def release(
-        self,
-        query: Query,
-        *,
-        share: float | None = None,
-        noise_multiplier: float | None = None,
-        sampling: Sampling | None = None,
-        purpose: str = "",
-        rounds: int = 1,
-    ) -> Release:
-        """Return the release of `query` over mapped rows; see `FederationBase.release`."""
-        release = self._below.release(
-            Transformed.of(query, self._map),
-            share=share,
-            noise_multiplier=noise_multiplier,
-            sampling=sampling,
-            purpose=purpose or query.kind,
-            rounds=rounds,
-        )
-        return replace(release, query=query.kind)
+    def asked(self, query: Query) -> Query:
+        """Return the query of mapped rows."""
+        return Transformed.of(query, self._map)

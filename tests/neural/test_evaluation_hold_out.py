@@ -103,7 +103,7 @@ def test_a_part_costs_what_the_query_costs() -> None:
     federation = LocalFederation(silos(), budget=Budget(2.0, 1e-5), mode="trusted", noise_seed=1)
     view = HoldOut(0.3).training(federation)
     for query, sensitivity in ((VectorSum(3, 1.0), 1.0), (MeanRow(3), 2.0)):
-        part = view.of_part(query)
+        part = view.asked(query)
         assert part.sensitivity("record").l2 == sensitivity
         assert part.per_client == query.per_client
         assert view.noise_std(query, 0.2) == federation.noise_std(query, 0.2)
@@ -172,9 +172,9 @@ def test_a_part_of_a_part_is_refused() -> None:
     view = HoldOut(0.2).training(federation)
     with pytest.raises(UsageError, match="part of a federation already"):
         HoldOut(0.2).training(view)
-    once = view.of_part(Count())
+    once = view.asked(Count())
     with pytest.raises(UsageError, match="of a part of the rows already"):
-        view.of_part(once)
+        view.asked(once)
     with pytest.raises(UsageError, match="use the other class"):
         ClientPart(encode_query(Count()), 0.2, 0, True)
     with pytest.raises(UsageError, match="use the other class"):

@@ -17,19 +17,19 @@ whole vector is cut to `records_per_client`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, Self
 
 import numpy as np
 
 from privfed.errors import UsageError
 from privfed.federation.release import Federation, Release
+from privfed.federation.view import FederationView
 from privfed.learners.mixture.fitted import FittedMixture
-from privfed.query import Query, Unit
+from privfed.query import Query
 from privfed.statistics.mixture import WhitenedMixtureStatistics
 from privfed.statistics.mixture_personal import PRIOR_ROWS, PersonalWhitenedStatistics, personal_weights
-from privfed_accounting import Budget, Ledger, Sampling
+from privfed_accounting import Sampling
 
 __all__ = ["Personal", "PersonalFederation"]
 
@@ -62,7 +62,7 @@ class Personal(FittedMixture):
         return mine
 
 
-class PersonalFederation:
+class PersonalFederation(FederationView):
     """A federation whose clients take each E-step with weights of their own; budget and ledger are those below.
 
     Raises:
@@ -77,59 +77,13 @@ class PersonalFederation:
                 " mixture.personalise(rows) at each client afterwards (it costs nothing), or use a budget of"
                 " unit='client'"
             )
-        self._below = federation
+        super().__init__(federation)
 
-    @property
-    def n_clients(self) -> int:
-        """Clients in the federation."""
-        return self._below.n_clients
-
-    @property
-    def n_features(self) -> int:
-        """Columns of the clients' rows."""
-        return self._below.n_features
-
-    @property
-    def budget(self) -> Budget | None:
-        """The budget of the federation below."""
-        return self._below.budget
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger of the federation below."""
-        return self._below.ledger
-
-    @property
-    def unit(self) -> Unit:
-        """What the budget protects."""
-        return self._below.unit
-
-    @property
-    def records_per_client(self) -> float:
-        """Weight, in records, that one client may carry at most."""
-        return self._below.records_per_client
-
-    @property
-    def total_mu(self) -> float:
-        """GDP parameter of the whole budget."""
-        return self._below.total_mu
-
-    @property
-    def remaining_share(self) -> float:
-        """Part of the budget that is left."""
-        return self._below.remaining_share
-
-    def noise_std(
-        self,
-        query: Query,
-        share: float | None = None,
-        *,
-        noise_multiplier: float | None = None,
-        sampling: Sampling | None = None,
-    ) -> Mapping[str, float]:
-        """Return what a release would carry; see `FederationBase.noise_std`."""
-        asked = _personal(query)
-        return self._below.noise_std(asked, share, noise_multiplier=noise_multiplier, sampling=sampling)
+    def asked(self, query: Query) -> Query:
+        """Return the same E-step under personal weights; other queries, and mixtures of one component, stay."""
+        if type(query) is not WhitenedMixtureStatistics or query.weights.size == 1:
+            return query
+        return PersonalWhitenedStatistics(*(getattr(query, field.name) for field in fields(query)))
 
     def release(
         self,
@@ -142,19 +96,11 @@ class PersonalFederation:
         rounds: int = 1,
     ) -> Release:
         """Return the release of `query` under personal weights; see `FederationBase.release`."""
-        release = self._below.release(
-            _personal(query),
+        return super().release(
+            query,
             share=share,
             noise_multiplier=noise_multiplier,
             sampling=sampling,
             purpose=f"{purpose}, personal weights",
             rounds=rounds,
         )
-        return replace(release, query=query.kind)
-
-
-def _personal(query: Query) -> Query:
-    """Return the same E-step under personal weights; other queries, and mixtures of one component, stay."""
-    if type(query) is not WhitenedMixtureStatistics or query.weights.size == 1:
-        return query
-    return PersonalWhitenedStatistics(*(getattr(query, field.name) for field in fields(query)))

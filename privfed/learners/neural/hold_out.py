@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed.errors import UsageError, checked_integer
-from privfed.federation.release import Federation, Release
-from privfed.query import Block, ClientQuery, FloatArray, Query, Unit, decode_query, encode_query
-from privfed_accounting import Budget, Ledger, Sampling
+from privfed.federation.release import Federation
+from privfed.federation.view import FederationView
+from privfed.query import Block, ClientQuery, FloatArray, Query, decode_query, encode_query
 
 __all__ = ["ClientPart", "FederationPart", "HoldOut", "RowPart", "held_out_mask"]
 
@@ -113,7 +113,40 @@ def _part_of(rows: FloatArray, fraction: float, seed: int, held: bool) -> FloatA
 
 
 @dataclass(frozen=True, eq=False)
-class RowPart(Query):
+class _Part(Query):
+    """What queries of one part of a split have in common: bounds and columns are the inner query's."""
+
+    inner: bytes
+    fraction: float
+    seed: int
+    held: bool
+    _query: Query = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_query", _inner(self.inner, self.fraction, self.seed, per_client=self.per_client))
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Those of the inner query."""
+        return self._query.blocks
+
+    @property
+    def n_features(self) -> int | None:
+        """That of the inner query."""
+        return self._query.n_features
+
+    @property
+    def row_error(self) -> float:
+        """That of the inner query."""
+        return self._query.row_error
+
+    def admit(self, data: FloatArray, *, scanned: bool = False) -> None:
+        """Refuse rows that the inner query could not use, whichever part they are in."""
+        self._query.admit(data, scanned=scanned)
+
+
+@dataclass(frozen=True, eq=False)
+class RowPart(_Part):
     """A query of records, asked of one part of a split.
 
     Args:
@@ -126,33 +159,6 @@ class RowPart(Query):
     """
 
     kind: ClassVar[str] = "row_part"
-    inner: bytes
-    fraction: float
-    seed: int
-    held: bool
-    _query: Query = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_query", _inner(self.inner, self.fraction, self.seed, per_client=False))
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """Those of the inner query."""
-        return self._query.blocks
-
-    @property
-    def n_features(self) -> int | None:
-        """That of the inner query."""
-        return self._query.n_features
-
-    @property
-    def row_error(self) -> float:
-        """That of the inner query."""
-        return self._query.row_error
-
-    def admit(self, data: FloatArray, *, scanned: bool = False) -> None:
-        """Refuse rows that the inner query could not use, whichever part they are in."""
-        self._query.admit(data, scanned=scanned)
 
     def contribution(self, data: FloatArray) -> Mapping[str, npt.ArrayLike]:
         """Return the inner query's contribution of this part's rows."""
@@ -160,7 +166,7 @@ class RowPart(Query):
 
 
 @dataclass(frozen=True, eq=False)
-class ClientPart(ClientQuery):
+class ClientPart(_Part, ClientQuery):
     """A query of whole clients, asked of one part of a split: as `RowPart`.
 
     Guarantees:
@@ -168,36 +174,7 @@ class ClientPart(ClientQuery):
     """
 
     kind: ClassVar[str] = "client_part"
-    inner: bytes
-    fraction: float
-    seed: int
-    held: bool
     _query: ClientQuery = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        query = _inner(self.inner, self.fraction, self.seed, per_client=True)
-        if not isinstance(query, ClientQuery):
-            raise UsageError(f"query {query.kind!r} is said to be of whole clients and is none")
-        object.__setattr__(self, "_query", query)
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """Those of the inner query."""
-        return self._query.blocks
-
-    @property
-    def n_features(self) -> int | None:
-        """That of the inner query."""
-        return self._query.n_features
-
-    @property
-    def row_error(self) -> float:
-        """That of the inner query."""
-        return self._query.row_error
-
-    def admit(self, data: FloatArray, *, scanned: bool = False) -> None:
-        """Refuse rows that the inner query could not use, whichever part they are in."""
-        self._query.admit(data, scanned=scanned)
 
     def client_contribution(
         self, data: FloatArray, memory: MutableMapping[str, npt.NDArray[Any]]
@@ -211,12 +188,12 @@ def _inner(encoded: bytes, fraction: float, seed: int, *, per_client: bool) -> Q
     query = decode_query(encoded)
     if isinstance(query, RowPart | ClientPart):
         raise UsageError("the query is of a part of the rows already: split the federation itself, once")
-    if query.per_client != per_client:
+    if not isinstance(query, ClientQuery) == query.per_client == per_client:
         raise UsageError(f"query {query.kind!r} adds up {'records' if per_client else 'clients'}: use the other class")
     return query
 
 
-class FederationPart:
+class FederationPart(FederationView):
     """One part of every client's rows, as a federation; budget, ledger and clients are those of the one below.
 
     Attributes:
@@ -228,7 +205,7 @@ class FederationPart:
     def __init__(self, below: Federation, hold_out: HoldOut, *, held: bool) -> None:
         if isinstance(below, FederationPart):
             raise UsageError("this is a part of a federation already: split the whole one (.below)")
-        self.below = below
+        super().__init__(below)
         self.hold_out = hold_out
         self.held = held
 
@@ -237,88 +214,14 @@ class FederationPart:
             raise AttributeError(name)
         return getattr(self.below, name)  # feature_shape, n_targets, clients, join, leave, ...
 
-    @property
-    def n_clients(self) -> int:
-        """Clients in the federation."""
-        return self.below.n_clients
-
-    @property
-    def n_features(self) -> int:
-        """Columns of the clients' rows."""
-        return self.below.n_features
-
-    @property
-    def budget(self) -> Budget | None:
-        """The budget of the federation below."""
-        return self.below.budget
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger of the federation below."""
-        return self.below.ledger
-
-    @property
-    def unit(self) -> Unit:
-        """What the budget protects."""
-        return self.below.unit
-
-    @property
-    def records_per_client(self) -> float:
-        """Weight, in records, that one client may carry at most."""
-        return self.below.records_per_client
-
-    @property
-    def total_mu(self) -> float:
-        """GDP parameter of the whole budget."""
-        return self.below.total_mu
-
-    @property
-    def remaining_share(self) -> float:
-        """Part of the budget that is left."""
-        return self.below.remaining_share
-
-    def of_part(self, query: Query) -> Query:
+    def asked(self, query: Query) -> Query:
         """Return `query`, asked of this part's rows."""
         made = ClientPart if query.per_client else RowPart
         return made(encode_query(query), self.hold_out.fraction, self.hold_out.seed, self.held)
 
-    def release(
-        self,
-        query: Query,
-        *,
-        share: float | None = None,
-        noise_multiplier: float | None = None,
-        sampling: Sampling | None = None,
-        purpose: str = "",
-        rounds: int = 1,
-    ) -> Release:
-        """Return the noised sum over this part's rows; see `FederationBase.release`."""
-        if not isinstance(query, Query):
-            raise UsageError(f"query is {query!r}, expected a query such as privfed.Count()")
-        return self.below.release(
-            self.of_part(query),
-            share=share,
-            noise_multiplier=noise_multiplier,
-            sampling=sampling,
-            purpose=purpose or query.kind,
-            rounds=rounds,
-        )
-
-    def noise_std(
-        self,
-        query: Query,
-        share: float | None = None,
-        *,
-        noise_multiplier: float | None = None,
-        sampling: Sampling | None = None,
-    ) -> Mapping[str, float]:
-        """Return what a release would carry; see `FederationBase.noise_std`."""
-        part = self.of_part(query)
-        return self.below.noise_std(part, share, noise_multiplier=noise_multiplier, sampling=sampling)
-
     def plan(self, query: Query, **options: Any) -> Any:
         """Return the plan that a release would have; see `FederationBase.plan`."""
-        return getattr(self.below, "plan")(self.of_part(query), **options)  # noqa: B009  # not every federation has one
+        return getattr(self.below, "plan")(self.asked(query), **options)  # noqa: B009  # not every federation has one
 
     def __repr__(self) -> str:
         part = "held out" if self.held else "for training"
