@@ -18,6 +18,7 @@ from privfed.learners.mixture import select as module
 from privfed.query import decode_query, encode_query
 from privfed.statistics.holdout import PartFederation, PartOfRows, held_out_rows
 from privfed.statistics.mixture_candidates import CandidateLikelihoods, candidate_block, capped_log_likelihoods
+from privfed.statistics.mixture_model import MixtureModel
 from privfed.statistics.moments import Count, Moments
 from tests.mixture.cases import TYPES, clusters, random_model, rows_of
 from tests.privfed.query_contract import QueryContract, hostile_rows
@@ -246,6 +247,18 @@ def test_the_noise_that_the_table_states_is_the_noise(monkeypatch):
     exact = np.array([np.clip(m.log_likelihoods(X) - fits[1].log_likelihoods(X), -r, r).mean() for m, r in
                       zip(fits, question.reach, strict=True)])  # fmt: skip
     np.testing.assert_allclose(np.mean(differences, axis=0), exact, atol=4 * errors.max() / np.sqrt(80))
+
+
+def test_components_that_noise_put_anywhere_are_left_out():
+    """A stray of 1 % of the weight would cost a candidate of few components one of them."""
+    model = random_model("full", 3, 2, 1)
+    weights = np.array([0.6, 0.39, 0.01])
+    for kind in TYPES:
+        over = MixtureModel.from_matrices(weights, model.means, model.covariances, kind)
+        kept = module._without_strays(over)
+        np.testing.assert_allclose(kept.weights, weights[:2] / 0.99)
+        np.testing.assert_allclose(kept.means, model.means[:2])
+        np.testing.assert_allclose(kept.full_covariances(), over.full_covariances()[:2])
 
 
 def test_ties_go_to_the_simpler_model():

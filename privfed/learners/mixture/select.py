@@ -8,11 +8,10 @@ general kind, and one private judgement:
     35 %   the over-complete fit, by the recipe
     free   every candidate is fitted to draws from it
     15 %   one sum over rows of how much better each candidate explains them than the one expected to win, each
-           difference cut to the range that the draws show; noise is in proportion to the lead that they show
+           difference cut to the range that the draws show; shares go to those that are in the running
     50 %   the chosen candidate is fitted on, from where it stands
 
-Noise of the judgement is known. A difference counts by the part of it that is not noise, against what the draws show,
-and differences within two standard deviations are ties, which go to the simpler model.
+Noise of the judgement is known, so differences that it explains are ties, and ties go to the simpler model.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ __all__ = ["select_mixture"]
 
 FIT_SHARE, JUDGE_SHARE = 0.35, 0.15
 DRAWS: Final = 20_000
+LEAST_WEIGHT: Final = 0.3  # of an average component of the over-complete fit; lighter ones are left out
 REACH: Final = 0.999  # quantile of the draws' differences that rows may reach in full
 SLACK: Final = 1.5  # times that: rows are not draws
-CLOSE: Final = 0.05  # nats per row: behind the expected winner by less, candidates are judged as if by this
-TRUST: Final = 0.5  # draws are trusted to tell how far a candidate is behind to within this part of it, or CLOSE
+CLOSE: Final = 0.05  # nats per row: candidates so far behind the expected winner get half the share
 TIES: Final = 2.0  # standard deviations of a difference's noise that count as a tie
 EXACT_REACH: Final = 1e7  # nats, without a budget
 UNSPENT: Final = 1e-6
@@ -209,13 +208,14 @@ def _under_budget(
     for release in over.releases_:
         count = count.add(release) if "counts" in release else count
     n = count.value
-    models = [_candidate(spec, over._model(), random) for spec in job.specs]
-    question, behind = _question(job, models, over._model(), low, high, n, random)
+    general = _without_strays(over._model())
+    models = [_candidate(spec, general, random) for spec in job.specs]
+    question = _question(job, models, general, low, high, n, random)
     release = job.part(federation, held_out=True).release(
         question, share=share * JUDGE_SHARE, purpose="mixture: judgement"
     )
     rows = n * (job.held_out if job.criterion == "held_out" else 1.0)
-    likelihoods, errors = _differences(question, release, rows, trusted=np.maximum(TRUST * behind, CLOSE))
+    likelihoods, errors = _differences(question, release, rows)
     main = mu2 * (1 - FIT_SHARE - JUDGE_SHARE)
     losses = np.array([excess(n, d, K, kind, mu2=main) for K, kind in job.specs])
     candidates, best = _judged(job, likelihoods, rows, errors, d, losses=losses)
@@ -232,6 +232,16 @@ def _most_general(kinds: Sequence[CovarianceType]) -> CovarianceType:
     if "full" in kinds or {"tied"} < set(kinds):
         return "full"
     return "tied" if "tied" in kinds else "diag" if "diag" in kinds else "spherical"
+
+
+def _without_strays(over: MixtureModel) -> MixtureModel:
+    """Return the mixture without its lightest components: noise put them where it liked, and candidates of few
+    components would spend one on them.
+    """  # fmt: skip
+    kept = over.weights >= LEAST_WEIGHT / over.n_components
+    weights = over.weights[kept] / over.weights[kept].sum()
+    covariances = over.covariances if over.covariance_type == "tied" else over.covariances[kept]
+    return MixtureModel.from_covariances(weights, over.means[kept], covariances, over.covariance_type)
 
 
 def _candidate(spec: Spec, over: MixtureModel, random: Generator) -> MixtureModel:
@@ -252,11 +262,8 @@ def _question(
     high: FloatArray,
     n: float,
     random: Generator,
-) -> tuple[CandidateLikelihoods, FloatArray]:
-    """Return the query that judges the candidates, and how far each is expected behind the best, nats per row.
-
-    Ranges, shares and expectations come from draws, which are public.
-    """
+) -> CandidateLikelihoods:
+    """Return the query that judges the candidates; its ranges and shares come from draws, which are public."""
     draws, _ = over.sample(DRAWS, random)
     draws = np.clip(draws, low, high)
     each = np.stack([model.log_likelihoods(draws) for model in models])
@@ -268,36 +275,23 @@ def _question(
     reach = SLACK * np.quantile(np.abs(differences - typical[:, None]), REACH, axis=1)
     reach = np.maximum(reach, LEAST_REACH)
     behind = np.maximum(scores[reference] - scores, 0.0)
-    shares = (reach / np.maximum(behind, CLOSE)) ** 2  # noise in proportion to the lead that is expected
+    shares = reach / np.sqrt(1 + (behind / CLOSE) ** 2)
     shares[reference] = 0.02 * shares.sum()  # the level is for display: no choice rests on it
-    question = CandidateLikelihoods.of(
+    return CandidateLikelihoods.of(
         models, low=low, high=high, reference=reference, typical=typical, reach=reach, shares=shares
     )
-    return question, behind
 
 
-def _differences(
-    question: CandidateLikelihoods, release: Release, n: float, *, trusted: FloatArray | None = None
-) -> tuple[FloatArray, FloatArray]:
-    """Return each candidate's mean log-likelihood, nats per row, and the error of its difference to the reference.
-
-    Args:
-        question, release: what was asked, and what came back.
-        n: rows.
-        trusted: how well the draws are trusted to tell a difference, nats per row, shape (C,): what rows tell is taken
-            in by the part of it that is not noise, so that a difference drowned in noise stays what draws show. None
-            takes the rows' word alone.
-    """
+def _differences(question: CandidateLikelihoods, release: Release, n: float) -> tuple[FloatArray, FloatArray]:
+    """Return each candidate's mean log-likelihood, nats per row, and the noise of its difference to the reference."""
     C, reference = len(question.types), question.reference
     level = float(question.typical[reference]) + float(release["reference"]) / n
     likelihoods, errors = np.full(C, level), np.zeros(C)
     for c in range(C):
         if c != reference:
             block = candidate_block(c)
-            error = release.noise_std[block] / n
-            kept = 1.0 if trusted is None else float(trusted[c] ** 2 / (trusted[c] ** 2 + error**2))
-            likelihoods[c] += float(question.typical[c]) + kept * float(release[block]) / n
-            errors[c] = error * math.sqrt(kept)
+            likelihoods[c] += float(question.typical[c]) + float(release[block]) / n
+            errors[c] = release.noise_std[block] / n
     return likelihoods, errors
 
 
