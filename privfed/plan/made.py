@@ -10,7 +10,7 @@ from typing import Final
 from privfed.errors import UsageError
 from privfed.plan.coarse import coarse_grid, usable_bits
 from privfed.plan.explain import explained
-from privfed.plan.fine import fine_grid
+from privfed.plan.fine import ROUNDED_UP, fine_grid
 from privfed.plan.grid import Grid
 from privfed.plan.terms import Terms, check_terms
 from privfed.query import Query
@@ -51,8 +51,11 @@ class Plan(Grid):
         if self.terms.protection == "central":
             pass  # one share, whoever is in the sum
         elif self.terms.drop_outs == "exact" and survivors > 0:
-            surplus = max(0.0, 1.0 / self.terms.guaranteed - 1.0 / survivors)
-            variance *= self.terms.guaranteed * (1.0 + kept_surplus * surplus)
+            # Without the number of clients, not even in the last bit: a hidden sample keeps it secret, and what servers
+            # compute of a release hangs on this.
+            variance = (self.l2_sensitivity * self.terms.noise_multiplier * ROUNDED_UP) ** 2
+            if kept_surplus:
+                variance *= 1.0 + kept_surplus * max(0.0, 1.0 / self.terms.guaranteed - 1.0 / survivors)
         else:
             variance *= survivors
         return math.sqrt(variance) / self.scale

@@ -302,3 +302,21 @@ def test_cohorts_of_one_ledger_are_the_same_clients(tmp_path) -> None:
         with pytest.raises(UsageError, match="cohorts of other clients"):
             silos.release(VectorSum(2, 2.0), share=0.1)
         assert len(silos.ledger.rounds()) == 2
+
+
+@pytest.mark.parametrize("bits", [None, 24])
+def test_the_noise_that_a_release_states_does_not_tell_how_many_were_drawn(bits):
+    """Not in its last bit either: servers weigh by it, so that it goes into what they publish."""
+    options = {"drop_outs": "exact", "dropout": 0.1} | ({} if bits is None else {"bits": bits})
+    drawn, stated = set(), set()
+    with federation(60, 2, budget=budget("client", "released", epsilon=20.0), **options) as silos:
+        for _ in range(12):
+            release = silos.release(
+                VectorSum(2, clip=1.0), noise_multiplier=20.0, sampling=Sampling.poisson(0.6, unit="client")
+            )
+            assert release.kept_surplus == 0
+            drawn.add(release.participants)
+            stated.add(release.noise_std["sum"])
+    assert len(drawn) > 3
+    assert len(stated) == 1
+    assert stated.pop() == pytest.approx(20.0, rel=0.01)
