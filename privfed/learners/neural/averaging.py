@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from privfed.errors import UsageError
-from privfed.federation.release import Federation, Release
-from privfed.learners.base import Estimator
+from privfed.federation.release import Federation
 from privfed.learners.neural.averaging_recipe import AveragingRecipe, SamplingChoice
 from privfed.learners.neural.averaging_round import one_round
 from privfed.learners.neural.compression import Compression
+from privfed.learners.neural.fitted_network import FittedNetwork
 from privfed.learners.neural.local import LocalOptimizer
 from privfed.learners.neural.losses import LossLike, require_torch
 from privfed.learners.neural.objective import Anchor
@@ -22,8 +22,7 @@ from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.refusals import refuse_unsuitable
 from privfed.learners.neural.running import draw_seed, going_on, program_for, round_share, run_rounds
 from privfed.learners.neural.server import ServerRule
-from privfed.learners.neural.state import Callbacks, HistoryRow, TrainingState
-from privfed.learners.validation import as_rows
+from privfed.learners.neural.state import Callbacks, TrainingState
 from privfed.query import FloatArray
 from privfed.statistics.programs import install
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["FederatedAveraging"]
 
 
-class FederatedAveraging(Estimator):
+class FederatedAveraging(FittedNetwork):
     """Train one network on everybody's data: clients train for a while, the mean of their changes moves the model.
 
     McMahan, Moore, Ramage, Hampson and Aguera y Arcas 2017 (FedAvg, arXiv:1602.05629), and what has been added to it:
@@ -83,16 +82,9 @@ class FederatedAveraging(Estimator):
         class_targets: whether a callable loss takes class numbers.
 
     Attributes:
-        model_: trained copy of the model, in evaluation mode.
-        parameters_: its trainable parameters, float64.
-        history_: one row per round.
+        model_, parameters_, program_, history_, epsilon_, n_rounds_, stop_reason_, state_, n_features_in_: see
+            `FittedNetwork`.
         releases_: one per round of this fit; all but the last without their long blocks.
-        epsilon_: view -> epsilon that the federation has charged so far; empty without a budget.
-        n_rounds_: rounds done, earlier runs' included.
-        stop_reason_: "rounds", "budget", or what a callback said.
-        state_: the last `TrainingState`; hand it to `fit` to go on.
-        program_: the model as clients have it installed; held here for their sake.
-        n_features_in_: features of a row.
 
     Guarantees:
         Clients send nothing but their part of the sums that `releases_` lists. A client's number of rows, number of
@@ -246,29 +238,8 @@ class FederatedAveraging(Estimator):
             share = round_share(federation, recipe.share, rounds=left, reserved=callbacks.budget_share(left))
         state, reason = run_rounds(lambda now: one_round(recipe, federation, now, share), state, callbacks)
         self._finish(program, state, reason)
+        self.releases_ = list(state.releases)
         return self
-
-    def predict(self, X: Any) -> Any:
-        """Return class numbers where targets are classes, 0 or 1 for "binary_cross_entropy", else the model's outputs.
-
-        Args:
-            X: features, shape `(rows, *feature_shape)` or `(rows, n_features)`.
-        """
-        outputs = self.decision_function(X)
-        if self.program_.n_classes is not None:
-            return outputs.argmax(axis=1)
-        flat = outputs[:, 0] if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
-        return (flat > 0).astype(np.int64) if self.program_.loss.description == "binary_cross_entropy" else flat
-
-    def decision_function(self, X: Any) -> FloatArray:
-        """Return the model's outputs, float64, one per row of `X`."""
-        self._check_is_fitted()
-        rows = np.asarray(X)
-        rows = as_rows(rows.reshape(len(rows), -1) if rows.ndim > 2 else rows, estimator=type(self).__name__)
-        if rows.shape[1] != self.n_features_in_:
-            raise UsageError(f"X has {rows.shape[1]} features, {type(self).__name__} expects {self.n_features_in_}")
-        self.program_.load(self.parameters_)
-        return self.program_.predict(rows)
 
     def _begin(
         self, recipe: AveragingRecipe, program: TorchProgram, federation: Federation, earlier: TrainingState | None
@@ -292,18 +263,6 @@ class FederatedAveraging(Estimator):
             federation=federation,
         )
         return fresh if earlier is None else going_on(earlier, fresh)
-
-    def _finish(self, program: TorchProgram, state: TrainingState, reason: str) -> None:
-        self.program_ = program
-        self.state_ = state
-        self.parameters_ = state.parameters
-        self.model_ = program.to_model(state.parameters)
-        self.history_: list[HistoryRow] = list(state.history)
-        self.releases_: list[Release] = list(state.releases)
-        self.epsilon_ = dict(state.releases[-1].epsilon) if state.releases else {}
-        self.n_rounds_ = state.round
-        self.stop_reason_ = reason
-        self.n_features_in_ = program.n_features
 
 
 def _check_shapes(recipe: AveragingRecipe, program: TorchProgram) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from privfed.errors import UsageError, checked_integer, checked_number
 from privfed.federation.release import Federation
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["AveragingRecipe", "SamplingChoice"]
 
 SamplingChoice: TypeAlias = "Sampling | Callable[[int], Sampling] | None"
-
-FIRST_CLIP: Final = 0.1  # that of arXiv:1905.03871, from which the adaptive norm grows quickly
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Final, TypedDict
 
 from privfed.errors import UsageError
 from privfed.federation.release import Federation
+from privfed.learners.neural.running import LEAST_SHARE, nothing_left
 from privfed.plan import Plan
 from privfed.plan.entry import round_plan
 from privfed.query import Query
@@ -20,7 +21,6 @@ from privfed_accounting.fixed_schedule import schedule_bounds
 __all__ = ["Payment", "Schedule", "check_budget_for", "schedule_of"]
 
 PRECISION: Final = 1e-7  # of the noise multiplier, on the safe side
-MOST_ROUNDS: Final = 1_000_000
 _Planner = Callable[..., Plan]
 
 
@@ -120,6 +120,8 @@ def schedule_of(
     if budget is None:
         return Schedule(rounds, sampling, 0.0, math.inf, None, None, None, Payment())
     left = federation.remaining_share - reserved
+    if share is None and left < LEAST_SHARE:
+        raise UsageError(nothing_left(federation, reserved))
     part = left if share is None else share
     if not 0.0 < part <= left * (1.0 + 1e-9):
         raise UsageError(
