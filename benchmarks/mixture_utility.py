@@ -151,31 +151,37 @@ def measure(data: MixtureSet, kind: CovarianceType, method: str, epsilon: float,
 
 
 def figure(lines: Sequence[Line], path: Path) -> None:
-    """Draw median and 10th percentile of each set against epsilon."""
+    """Draw median and 10th percentile of each set against epsilon, all on one scale."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     names = list(dict.fromkeys((line.set, line.kind) for line in lines))
-    columns = min(4, len(names))
-    fig, axes = plt.subplots(math.ceil(len(names) / columns), columns, figsize=(4 * columns, 3), squeeze=False)
-    fig.set_figheight(3 * len(axes))
+    epsilons = sorted({line.epsilon for line in lines})
+    columns = min(3, len(names))
+    shape = (math.ceil(len(names) / columns), columns)
+    size = (3 * columns, 2.2 * shape[0] + 0.6)
+    fig, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained")
+    for ax in axes.flat[len(names) :]:
+        ax.set_axis_off()
     for ax, (name, kind) in zip(axes.flat, names, strict=False):
-        for method in dict.fromkeys(line.method for line in lines):
+        for index, method in enumerate(dict.fromkeys(line.method for line in lines)):
             mine = [line for line in lines if (line.set, line.kind, line.method) == (name, kind, method)]
-            ax.plot([line.epsilon for line in mine], [line.median for line in mine], marker="o", label=method)
-            ax.fill_between(
-                [line.epsilon for line in mine],
-                [line.tenth for line in mine],
-                [line.median for line in mine],
-                alpha=0.2,
-            )
-        ax.set(title=f"{name}, {kind}", xscale="log", xlabel="epsilon", ylabel="nats per row below pooled")
+            at, medians, tenths = ([getattr(line, part) for line in mine] for part in ("epsilon", "median", "tenth"))
+            ax.plot(at, medians, marker="osD^"[index], markersize=4, color=f"C{index}", label=method)
+            ax.fill_between(at, tenths, medians, color=f"C{index}", alpha=0.2)
+        ax.axhline(0.0, color="grey", linewidth=0.5)
+        ax.set_title(f"{name}, {kind}", fontsize="medium")
+        ax.set_xscale("log")
+        ax.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
+        ax.set_xticks([], minor=True)
         ax.set_yscale("symlog", linthresh=0.01)
-        ax.legend(fontsize="small")
-    fig.tight_layout()
-    fig.savefig(path)
+    for ax in axes[-1]:
+        ax.set_xlabel("epsilon")
+    fig.supylabel("held-out nats per row, against pooled", fontsize="medium")
+    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize="small")
+    fig.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def main() -> None:
