@@ -20,7 +20,7 @@ from privfed_accounting import BudgetExhausted
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["draw_seed", "going_on", "program_for", "round_share", "run_rounds"]
+__all__ = ["LEAST_SHARE", "draw_seed", "going_on", "nothing_left", "program_for", "round_share", "run_rounds"]
 
 LEAST_SHARE: Final = 1e-9
 SAFE_SIDE: Final = 1.0 - 2.0**-40  # of a share, so that the last round does not fail for a rounding
@@ -47,6 +47,8 @@ def program_for(
     Raises:
         UsageError: the rows cannot hold that, or the model cannot be used.
     """
+    if not isinstance(federation, Federation):
+        raise UsageError(f"expected a federation, such as privfed.LocalFederation, not {type(federation).__name__}")
     targets = n_targets if n_targets is not None else getattr(federation, "n_targets", 0) or 1
     columns, shape = federation.n_features, feature_shape
     if shape is None:
@@ -58,9 +60,17 @@ def program_for(
             f"rows of {columns} columns cannot hold features of shape {shape} and {targets} target(s): give"
             " feature_shape= and n_targets=, or clients as pairs (X, y)"
         )
-    return TorchProgram(
-        model, loss, feature_shape=shape, n_targets=targets, dtype=dtype, device=device, class_targets=class_targets
-    )
+    try:
+        return TorchProgram(
+            model, loss, feature_shape=shape, n_targets=targets, dtype=dtype, device=device, class_targets=class_targets
+        )
+    except UsageError as error:
+        if getattr(federation, "n_targets", None) != 0 or n_targets is not None:
+            raise
+        raise UsageError(
+            f"{error}. The clients brought plain rows, so their last column was taken for the target: bring pairs"
+            " (X, y) if it is a feature"
+        ) from error
 
 
 def draw_seed(random_state: object) -> int:
@@ -85,11 +95,17 @@ def round_share(federation: Federation, share: float | None, *, rounds: int, res
         return share
     left = federation.remaining_share - reserved
     if left < LEAST_SHARE:
-        raise UsageError(
-            f"{federation.remaining_share:.3g} of the budget is left, of which callbacks ask for {reserved:.3g}: none"
-            " is for training. Open a federation with a larger budget, or let callbacks take less"
-        )
+        raise UsageError(nothing_left(federation, reserved))
     return left / rounds * SAFE_SIDE
+
+
+def nothing_left(federation: Federation, reserved: float) -> str:
+    """Return what to say where callbacks, for which `reserved` is kept, leave training no part of the budget."""
+    found = f"{federation.remaining_share:.3g} of the budget is left"
+    remedy = "open a federation with a larger budget, or pass share= to what was trained or released before"
+    if reserved <= 0.0:
+        return f"{found}, too little to train: {remedy}"
+    return f"{found}, of which callbacks ask for {reserved:.3g}: none is for training. Let them take less, or {remedy}"
 
 
 def going_on(earlier: TrainingState, fresh: TrainingState) -> TrainingState:
