@@ -10,6 +10,8 @@ import math
 import operator
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "DataError",
@@ -18,6 +20,7 @@ __all__ = [
     "UsageError",
     "checked_integer",
     "checked_number",
+    "needs_extra",
     "warn_caller",
 ]
 
@@ -89,6 +92,25 @@ def checked_number(name: str, value: object, *, what: str = "a finite number abo
         if math.isfinite(number) and number > 0:
             return number
     raise UsageError(f"{name} is {value!r}, expected {what}")
+
+
+@contextmanager
+def needs_extra(extra: str, why: str) -> Iterator[None]:
+    """Import an optional package in here: where it is missing, the error names the extra that brings it.
+
+    Raises:
+        UsageError: saying `why`.
+
+    >>> with needs_extra("plot", "figures need matplotlib"):
+    ...     import a_package_that_is_missing
+    Traceback (most recent call last):
+        ...
+    privfed.errors.UsageError: figures need matplotlib: pip install 'privfed[plot]'
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(f"{why}: pip install 'privfed[{extra}]'") from error
 
 
 def warn_caller(message: str) -> None:

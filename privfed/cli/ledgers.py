@@ -198,12 +198,10 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
-    from privfed.errors import UsageError
+    from privfed.errors import UsageError, needs_extra
 
-    try:
+    with needs_extra("verify", "reading YAML needs PyYAML"):
         import yaml
-    except ImportError:
-        raise UsageError("reading YAML needs PyYAML: pip install 'privfed[verify]'") from None
     try:
         data = yaml.safe_load(_read_small(path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from privfed.datasets.dataset import Dataset
-from privfed.errors import UsageError
+from privfed.errors import UsageError, needs_extra
 
 __all__ = ["BUNDLED", "load_sklearn"]
 
@@ -48,10 +48,8 @@ def load_sklearn(name: str) -> Dataset:
     """
     if name not in BUNDLED:
         raise UsageError(f"name is {name!r}, expected one of {', '.join(BUNDLED)}: nothing is downloaded")
-    try:
+    with needs_extra("sklearn", f"the set {name!r} comes with scikit-learn"):
         from sklearn import datasets
-    except ImportError as error:
-        raise UsageError(f"the set {name!r} comes with scikit-learn: pip install 'privfed[sklearn]'") from error
     found = getattr(datasets, f"load_{name}")()
     facts, classes = BUNDLED[name], getattr(found, "target_names", None)
     return Dataset(

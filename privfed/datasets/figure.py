@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from privfed.datasets.dataset import IntArray
-from privfed.errors import UsageError
+from privfed.errors import needs_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,10 +32,8 @@ def draw_partition(partition: Partition, counts: tuple[IntArray, IntArray] | Non
     Raises:
         UsageError: matplotlib is missing.
     """
-    try:
+    with needs_extra("plot", "figures need matplotlib"):
         import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise UsageError("the figure needs matplotlib: pip install 'privfed[plot]'") from error
     n_clients = len(partition)
     if ax is None:
         height = min(max(2.5, 1.2 + INCHES_PER_CLIENT * n_clients), 10.0)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from privfed.errors import UsageError
+from privfed.errors import needs_extra
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import CovarianceType
 
@@ -65,11 +65,9 @@ def silo_scores(
 
 
 def _fit(rows: FloatArray, components: int, *, n_init: int, seed: int, covariance_type: CovarianceType = "tied") -> Any:
-    try:
+    with needs_extra("sklearn", "the comparison needs scikit-learn"):
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
-    except ImportError as error:
-        raise UsageError("the comparison needs scikit-learn: pip install 'privfed[sklearn]'") from error
     # A floor of 1 % of the variance: a silo of five rows in eight dimensions has no covariance of its own.
     floor = 1e-2 * float(rows.var(axis=0).mean()) + 1e-9
     mixture = GaussianMixture(

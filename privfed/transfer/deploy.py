@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from privfed.errors import UsageError, checked_integer
+from privfed.errors import UsageError, checked_integer, needs_extra
 from privfed.federation.release import Federation
 from privfed.learners.neural.losses import require_torch
 from privfed.transfer.card import (
@@ -208,10 +208,8 @@ def _plain_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _weights(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    try:
+    with needs_extra("torch", "exporting a model needs safetensors"):
         from safetensors.torch import save
-    except ImportError as error:
-        raise UsageError("exporting a model needs safetensors: pip install 'privfed[torch]'") from error
     return bytes(save(dict(tensors)))
 
 
@@ -320,11 +318,9 @@ def _loaded(data: bytes, card: Card, folder: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a weights file whose digest is right, if they are those of the card."""
     import torch
 
-    try:
+    with needs_extra("torch", "loading a model needs safetensors"):
         from safetensors import SafetensorError
         from safetensors.torch import load
-    except ImportError as error:
-        raise UsageError("loading a model needs safetensors: pip install 'privfed[torch]'") from error
     try:
         tensors: dict[str, torch.Tensor] = load(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:

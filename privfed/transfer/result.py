@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from privfed.errors import UsageError
+from privfed.errors import UsageError, needs_extra
 from privfed.query import FloatArray
 
 if TYPE_CHECKING:
@@ -145,10 +145,8 @@ class SourceRanking:
         Raises:
             UsageError: matplotlib is missing.
         """
-        try:
+        with needs_extra("plot", "figures need matplotlib"):
             from matplotlib.figure import Figure
-        except ImportError as error:
-            raise UsageError("the figure needs matplotlib: pip install 'privfed[plot]'") from error
         by_name = {score.name: score for score in self.scores}
         names = self.order()[::-1]
         rows = np.arange(len(names))

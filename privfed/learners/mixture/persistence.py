@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from privfed.errors import UsageError
+from privfed.errors import UsageError, needs_extra
 from privfed.learners.mixture.fitted import FittedMixture
 from privfed.learners.mixture.parameters import check_parameters
 from privfed.query import FloatArray
@@ -118,10 +118,8 @@ class Persistence(FittedMixture):
         Raises:
             UsageError: not fitted, or scikit-learn is missing: pip install 'privfed[sklearn]'.
         """
-        try:
+        with needs_extra("sklearn", "this needs scikit-learn"):
             from sklearn.mixture import GaussianMixture as Theirs
-        except ImportError:
-            raise UsageError("scikit-learn is missing: pip install 'privfed[sklearn]'") from None
         model = self._model()
         params = {name: getattr(self, name) for name in _SCIKIT_LEARNS}
         if params["init_params"] not in ("kmeans", "k-means++", "random", "random_from_data"):

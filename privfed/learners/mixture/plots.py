@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from privfed.errors import UsageError
+from privfed.errors import UsageError, needs_extra
 from privfed.learners.mixture.anomaly import AnomalyThreshold
 from privfed.learners.mixture.explain import Explanation
 from privfed.learners.mixture.fitted import FittedMixture
@@ -38,10 +38,8 @@ def _axes(ax: Axes | None) -> Axes:
     Raises:
         UsageError: matplotlib is missing.
     """
-    try:
+    with needs_extra("plot", "figures need matplotlib"):
         import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise UsageError("figures need matplotlib: pip install 'privfed[plot]'") from error
     return plt.gca() if ax is None else ax
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from privfed.errors import UsageError
+from privfed.errors import needs_extra
 from privfed.federation.release import Release
 from privfed.statistics.mixture_model import CovarianceType
 
@@ -120,11 +120,9 @@ class MixtureSelection:
         Raises:
             UsageError: matplotlib is missing: pip install 'privfed[plot]'.
         """
-        try:
+        with needs_extra("plot", "figures need matplotlib"):
             from matplotlib.figure import Figure
             from matplotlib.ticker import MaxNLocator
-        except ImportError:
-            raise UsageError("matplotlib is missing: pip install 'privfed[plot]'") from None
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         ax = figure.subplots()
         for kind in dict.fromkeys(one.covariance_type for one in self.candidates):

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from privfed.errors import UsageError
+from privfed.errors import UsageError, needs_extra
 
 __all__ = ["LARGEST_FILE", "decoded_arrays", "encoded_arrays", "no_step", "read_bounded", "write_whole"]
 
@@ -103,9 +103,7 @@ def read_bounded(path: Path, most: int = LARGEST_FILE) -> bytes:
 
 def _safetensors() -> tuple[Callable[[dict[str, Any]], bytes], Callable[[bytes], dict[str, Any]], type[Exception]]:
     """Return what writes, what reads, and what reading raises."""
-    try:
+    with needs_extra("torch", "arrays are kept with safetensors"):
         from safetensors import SafetensorError
         from safetensors.numpy import load, save
-    except ImportError as error:
-        raise UsageError("arrays are kept with safetensors: pip install 'privfed[torch]'") from error
     return save, load, SafetensorError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from privfed.errors import UsageError
+from privfed.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,10 +37,8 @@ def drawn(evaluation: Evaluation) -> Figure:
         panels.append(_silos)
     if not panels:
         raise UsageError("there is nothing to draw: ask for metrics 'calibration', 'confusion' or 'silos'")
-    try:
+    with needs_extra("plot", "figures need matplotlib"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("matplotlib is missing: pip install 'privfed[plot]'") from None
     figure = Figure(figsize=(4.4 * len(panels), 4.4), layout="constrained")
     for index, panel in enumerate(panels):
         panel(evaluation, figure.add_subplot(1, len(panels), index + 1))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from privfed.errors import UsageError
+from privfed.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +54,8 @@ def require_torch() -> None:
     Raises:
         UsageError: naming the extra that brings it.
     """
-    try:
+    with needs_extra("torch", "neural networks need torch"):
         import torch  # noqa: F401
-    except ImportError as error:
-        raise UsageError("neural networks need torch: pip install 'privfed[torch]'") from error
 
 
 def row_loss(loss: LossLike, *, class_targets: bool | None = None) -> RowLoss:
