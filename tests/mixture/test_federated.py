@@ -149,7 +149,7 @@ def test_the_recipe_end_to_end_through_secure_aggregation():
     assert [report.release for report in reports] == list(fit.releases_)
     assert {release.query for release in fit.releases_} == {"whitened_mixture_statistics"}
     assert all(release.private and release.protection == "secure_aggregation" for release in fit.releases_)
-    assert list(dict.fromkeys(report.stage for report in reports)) == ["moments", "start", "mixture"]
+    assert list(dict.fromkeys(report.stage for report in reports)) == ["moments", "start", "shapes", "mixture"]
     assert fit.epsilon_["server"] <= 4.0
     assert fit.epsilon_ == dict(fit.releases_[-1].epsilon)
     assert silos.remaining_share < 1e-4
