@@ -9,11 +9,11 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from privfed.errors import UsageError, checked_integer, checked_number
 from privfed.learners.neural.losses import require_torch
+from privfed.learners.neural.parameter_names import matches, patterns_of
 
 if TYPE_CHECKING:
     import torch
@@ -124,13 +124,13 @@ def with_adapters(
 
     adapter = adapter_class()
     rank, scale = checked_integer("rank", rank, least=1), checked_number("scale", scale)
-    wanted, also = _patterns(layers), _patterns(also_train)
+    wanted, also = patterns_of(layers), patterns_of(also_train)
     adapted = copy.deepcopy(model)
     for name, value in adapted.named_parameters():
-        value.requires_grad_(_matches(name, also))
+        value.requires_grad_(matches(name, also))
     found = 0
     for name, module in list(adapted.named_modules()):
-        if not isinstance(module, nn.Linear | nn.Conv2d) or not _matches(name, wanted) or not name:
+        if not isinstance(module, nn.Linear | nn.Conv2d) or not matches(name, wanted) or not name:
             continue
         grouped = isinstance(module, nn.Conv2d) and module.groups != 1
         trained = any(value.requires_grad for value in module.parameters())
@@ -195,11 +195,3 @@ def with_new_head(model: torch.nn.Module, n_outputs: int, *, random_state: int =
     parent, _, own = name.rpartition(".")
     setattr(fresh.get_submodule(parent), own, head.to(device=last.weight.device, dtype=last.weight.dtype))
     return fresh
-
-
-def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, Self, get_args
 
 from privfed.errors import UsageError, checked_integer
 from privfed.federation.release import Federation
 from privfed.learners.neural.losses import require_torch
+from privfed.learners.neural.parameter_names import patterns_of
 from privfed.learners.neural.private_sgd import COUNT_SHARE
 from privfed.learners.neural.state import Callbacks
 from privfed.transfer.schedule import Stage, gradual_unfreezing, head_of
@@ -52,7 +52,8 @@ class Plan:
         for name, value, known in (("mode", given.mode, Mode), ("learner", given.learner, Learner)):
             if value not in get_args(known):
                 raise UsageError(f"{name} is {value!r}, expected one of {', '.join(get_args(known))}")
-        personal, references = _texts(given.personal), _texts(given.compare_with)
+        personal, asked = patterns_of(given.personal), given.compare_with
+        references = (asked,) if isinstance(asked, str) else tuple(asked)
         if personal and given.learner == "sgd":
             raise UsageError("personal parameters need learner='averaging': gradients per record have no client")
         if not set(references) <= set(REFERENCES):
@@ -62,7 +63,7 @@ class Plan:
         own = sorted(set(OWN) & set(given.training or {}))
         if own:
             raise UsageError(f"training holds {', '.join(own)}: those are arguments of FineTuning itself")
-        head = (head_of(given.source),) if given.head is None else _texts(given.head)
+        head = (head_of(given.source),) if given.head is None else patterns_of(given.head)
         stages = _stages(given, checked_integer("rounds", given.rounds, least=1), head)
         cycles = checked_integer("cycles", given.cycles, least=1)
         private = federation.budget is not None
@@ -74,10 +75,6 @@ class Plan:
         """Rounds of everything that is trained."""
         once = sum(stage.rounds for stage in self.stages) * self.cycles
         return 2 * once if "scratch" in self.references else once
-
-
-def _texts(given: str | Iterable[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _stages(given: FineTuning, rounds: int, head: tuple[str, ...]) -> tuple[Stage, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from privfed.errors import UsageError
 from privfed.federation.release import Federation, Release
 from privfed.learners.neural.averaging import FederatedAveraging
 from privfed.learners.neural.objective import Anchor
+from privfed.learners.neural.parameter_names import matches
 from privfed.learners.neural.private_sgd import FederatedSGD
 from privfed.learners.neural.state import Callback, HistoryRow, TrainingState, Verdict
 from privfed.query import FloatArray
@@ -95,7 +95,7 @@ class Run:
 
     def _check_personal(self, adapted: set[str]) -> None:
         """Refuse personal adapters: they would be gone once the shared ones are folded in."""
-        own = sorted(name for name in adapted if any(fnmatchcase(name, one) for one in self._plan.personal))
+        own = sorted(name for name in adapted if matches(name, self._plan.personal))
         if own:
             raise UsageError(f"personal= names adapters, {', '.join(own)}: keep a head at home instead, such as head=")
 
@@ -126,7 +126,7 @@ class Run:
         part = None if plan.share is None else plan.share / plan.rounds
         if given.learner == "averaging":
             names = [name for name, value in model.named_parameters() if value.requires_grad]
-            kept = tuple(one for one in plan.personal if any(fnmatchcase(name, one) for name in names))
+            kept = tuple(one for one in plan.personal if any(matches(name, (one,)) for name in names))
             settings |= {"share": part, "anchor": anchor, "personal": kept, "random_state": given.random_state}
             return FederatedAveraging(model, given.loss, callbacks=callbacks, **settings)
         settings["share"] = None if part is None else part * stage.rounds

@@ -10,6 +10,7 @@ import numpy as np
 from privfed.errors import DataError, UsageError
 from privfed.learners.neural.local import LocalOptimizer, LocalTraining, train
 from privfed.learners.neural.losses import LossLike
+from privfed.learners.neural.parameter_names import patterns_of
 from privfed.learners.neural.program import TorchProgram
 from privfed.transfer.schedule import Proximal, anchor_for, freeze_all_but, strengths_of
 
@@ -69,7 +70,7 @@ def personalise(
         raise DataError("the rows hold NaN or infinity: impute or drop those first")
     tuned = copy.deepcopy(model)
     named = dict(tuned.named_parameters())
-    freeze_all_but(tuned, (trainable,) if isinstance(trainable, str) else trainable, named)
+    freeze_all_but(tuned, patterns_of(trainable), named)
     start = {name: value.detach().cpu().double().numpy().copy() for name, value in named.items()}
     strengths = dict(zip(named, strengths_of(named, proximal).tolist(), strict=True))
     program = TorchProgram(

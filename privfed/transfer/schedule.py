@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from privfed.errors import UsageError, checked_integer
 from privfed.learners.neural.objective import Anchor
+from privfed.learners.neural.parameter_names import matches, patterns_of, refuse_unmatched
 from privfed.query import FloatArray
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rounds", checked_integer("rounds of a stage", self.rounds, least=1))
-        patterns = (self.trainable,) if isinstance(self.trainable, str) else tuple(self.trainable)
+        patterns = patterns_of(self.trainable)
         if not patterns:
             raise UsageError("a stage trains nothing: name patterns of parameters, such as 'head.*' or '*'")
         object.__setattr__(self, "trainable", patterns)
@@ -76,8 +76,8 @@ def gradual_unfreezing(
     Source: Howard and Ruder 2018, ULMFiT, arXiv:1801.06146, section 3.3.
     """
     rounds = checked_integer("rounds", rounds, least=1)
-    first = (head_of(model),) if head is None else (head,) if isinstance(head, str) else tuple(head)
-    held = {name for name, _ in model.named_parameters() if any(fnmatchcase(name, one) for one in first)}
+    first = patterns_of(head_of(model) if head is None else head)
+    held = {name for name, _ in model.named_parameters() if matches(name, first)}
     others = [name for name in layers_of(model) if not _own(model, name) <= held]
     count = min(1 + len(others), rounds) if stages is None else checked_integer("stages", stages, least=1, most=rounds)
     lengths = [len(part) for part in np.array_split(np.arange(rounds), count)]
@@ -99,7 +99,7 @@ def freeze_all_but(model: torch.nn.Module, patterns: Iterable[str], among: Itera
     """
     wanted, allowed = tuple(patterns), set(among)
     for name, value in model.named_parameters():
-        value.requires_grad_(name in allowed and any(fnmatchcase(name, pattern) for pattern in wanted))
+        value.requires_grad_(name in allowed and matches(name, wanted))
     if not any(value.requires_grad for value in model.parameters()):
         names = ", ".join(sorted(allowed))
         raise UsageError(f"no parameter's name matches {list(wanted)}, there are {names}")
@@ -121,10 +121,9 @@ def strengths_of(names: Iterable[str], proximal: Proximal) -> FloatArray:
         real = isinstance(strength, int | float | np.number) and not isinstance(strength, bool)
         if not real or not 0.0 <= float(strength) < np.inf:
             raise UsageError(f"proximal strength of {pattern!r} is {strength!r}, expected a finite number >= 0")
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(f"no parameter's name matches proximal {pattern!r}, there are {', '.join(names)}")
+        refuse_unmatched("proximal", (pattern,), names)
     return np.array(
-        [next((float(rules[one]) for one in rules if fnmatchcase(name, one)), 0.0) for name in names], dtype=np.float64
+        [next((float(rules[one]) for one in rules if matches(name, (one,))), 0.0) for name in names], dtype=np.float64
     )
 
 

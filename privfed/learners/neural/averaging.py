@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,6 +17,7 @@ from privfed.learners.neural.fitted_network import FittedNetwork
 from privfed.learners.neural.local import LocalOptimizer
 from privfed.learners.neural.losses import LossLike, require_torch
 from privfed.learners.neural.objective import Anchor
+from privfed.learners.neural.parameter_names import refuse_unmatched
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.refusals import refuse_unsuitable
 from privfed.learners.neural.running import draw_seed, going_on, program_for, round_share, run_rounds
@@ -267,11 +267,8 @@ class FederatedAveraging(FittedNetwork):
 
 def _check_shapes(recipe: AveragingRecipe, program: TorchProgram) -> None:
     """Refuse what does not fit the model, before anybody is asked."""
-    names = [name for name, _ in program.layout]
     if recipe.compression is not None:
         recipe.compression.over(program.layout)
     if recipe.anchor is not None:
         recipe.anchor.bind([value for _, value in program.trainable()])
-    for pattern in recipe.personal:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(f"no parameter's name matches personal {pattern!r}, there are {', '.join(names)}")
+    refuse_unmatched("personal", recipe.personal, [name for name, _ in program.layout])

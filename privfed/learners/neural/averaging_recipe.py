@@ -11,6 +11,7 @@ from privfed.federation.release import Federation
 from privfed.learners.neural.compression import Compression
 from privfed.learners.neural.local import LocalTraining
 from privfed.learners.neural.objective import Anchor
+from privfed.learners.neural.parameter_names import patterns_of
 from privfed.learners.neural.server import ServerOptimizer
 from privfed.learners.neural.update import LARGEST_NORM, LARGEST_ROWS
 from privfed_accounting import Sampling
@@ -116,7 +117,7 @@ class AveragingRecipe:
             clients_per_round=_clients_per_round(learner),
             compression=learner.compression,
             anchor=learner.anchor,
-            personal=(learner.personal,) if isinstance(learner.personal, str) else tuple(learner.personal),
+            personal=patterns_of(learner.personal),
         )
         recipe._check_together()
         return recipe

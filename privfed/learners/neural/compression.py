@@ -15,7 +15,6 @@ import hashlib
 import math
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Final, Self, TypeAlias
 
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed.errors import UsageError, checked_integer
+from privfed.learners.neural.parameter_names import matches, patterns_of, refuse_unmatched
 from privfed.mechanism.randomness import Keystream
 from privfed.mechanism.sparsify import RandomK
 from privfed.query import FloatArray
@@ -76,7 +76,7 @@ class Compression:
 
     def __post_init__(self) -> None:
         if self.parameters is not None:
-            patterns = (self.parameters,) if isinstance(self.parameters, str) else tuple(self.parameters)
+            patterns = patterns_of(self.parameters)
             if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
                 raise UsageError(f"parameters is {self.parameters!r}, expected patterns of names such as 'head.*'")
             object.__setattr__(self, "parameters", patterns)
@@ -127,9 +127,7 @@ class Compressor:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layout", tuple((str(name), tuple(shape)) for name, shape in self.layout))
         names = [name for name, _ in self.layout]
-        for pattern in self.setting.parameters or ():
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise UsageError(f"no parameter's name matches {pattern!r}, there are {', '.join(names)}")
+        refuse_unmatched("parameters", self.setting.parameters or (), names)
         if not names:
             raise UsageError("there are no parameters to compress: the layout is empty")
 
@@ -229,7 +227,7 @@ class Compressor:
 
     def _travels(self, name: str) -> bool:
         patterns = self.setting.parameters
-        return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
+        return patterns is None or matches(name, patterns)
 
     @cached_property
     def _kept(self) -> npt.NDArray[np.intp]:

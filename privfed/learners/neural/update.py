@@ -10,7 +10,6 @@ import logging
 import math
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, ClassVar, Final
 
@@ -23,6 +22,7 @@ from privfed.learners.neural.compression import Compression, Compressor
 from privfed.learners.neural.limbs import Limbs, LongSum
 from privfed.learners.neural.local import SEED_LIMIT, LocalTraining, effective_steps, proximal_term, train
 from privfed.learners.neural.objective import Anchor
+from privfed.learners.neural.parameter_names import matches
 from privfed.learners.neural.program import TorchProgram
 from privfed.mechanism.clip import clip_l2
 from privfed.query import LARGEST_VALUE, Block, ClientQuery, FloatArray, frozen_array
@@ -230,13 +230,13 @@ class ModelUpdate(ClientQuery):
     @cached_property
     def _travels(self) -> npt.NDArray[np.bool_]:
         return ~np.repeat(
-            [_named(name, self.personal) for name, _ in self._model.layout],
+            [matches(name, self.personal) for name, _ in self._model.layout],
             [math.prod(shape) for _, shape in self._model.layout],
         )
 
     @cached_property
     def _compressor(self) -> Compressor:
-        layout = tuple((name, shape) for name, shape in self._model.layout if not _named(name, self.personal))
+        layout = tuple((name, shape) for name, shape in self._model.layout if not matches(name, self.personal))
         return Compression.from_fields(self.compression).over(layout)
 
     @property
@@ -364,7 +364,7 @@ class ModelUpdate(ClientQuery):
         start, position = self.parameters.copy(), 0
         for name, shape in self._model.layout:
             size = math.prod(shape)
-            kept = memory.get(f"personal:{name}") if _named(name, self.personal) else None
+            kept = memory.get(f"personal:{name}") if matches(name, self.personal) else None
             if kept is not None and kept.shape == shape:
                 start[position : position + size] = kept.ravel()
             position += size
@@ -375,7 +375,7 @@ class ModelUpdate(ClientQuery):
         found, position = {}, 0
         for name, shape in self._model.layout if self.personal else ():
             size = math.prod(shape)
-            if _named(name, self.personal):
+            if matches(name, self.personal):
                 found[f"personal:{name}"] = parameters[position : position + size].reshape(shape)
             position += size
         return found
@@ -390,7 +390,3 @@ def _read(values: Mapping[str, FloatArray]) -> UpdateSums:
         control=values.get("control"),
         unclipped=numbers.get("unclipped"),
     )
-
-
-def _named(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
