@@ -28,8 +28,8 @@ from torch import nn
 from privfed import Budget, LocalFederation
 from privfed.datasets import partition_dirichlet
 from privfed.learners.neural.private_sgd import FederatedSGD
-from privfed.learners.neural.scattering import scattering
 from privfed.learners.neural.state import TrainingState
+from privfed.learners.neural.wavelets import scattering
 
 DELTA, SILOS, TRAIN = 1e-5, 20, 60_000
 ORIGINAL_TEST = (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)  # labels of LeCun's test set

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from privfed.errors import UsageError
-from privfed.learners.neural.scattering import n_scattering_channels, scattering
+from privfed.learners.neural.wavelets import n_scattering_channels, scattering
 
 
 def test_channels_and_shapes() -> None:

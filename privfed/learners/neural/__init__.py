@@ -11,9 +11,9 @@ from privfed.learners.neural.private_sgd import FederatedSGD
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.progress import Progress
 from privfed.learners.neural.refusals import refuse_unsuitable
-from privfed.learners.neural.scattering import n_scattering_channels, scattering
 from privfed.learners.neural.state import Callback, TrainingState, Verdict
 from privfed.learners.neural.stored_memory import StoredMemory
+from privfed.learners.neural.wavelets import n_scattering_channels, scattering
 
 __all__ = [
     "Anchor",
