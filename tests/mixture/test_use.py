@@ -157,3 +157,19 @@ def test_rates_are_checked(rate):
 def test_increasing_is_the_nearest_increasing_sequence():
     values = np.array([1.0, 3.0, 2.0, 2.0, 5.0, 4.0])
     np.testing.assert_allclose(_increasing(values), [1, 7 / 3, 7 / 3, 7 / 3, 4.5, 4.5])
+
+
+@pytest.mark.parametrize("budget", [None, Budget(4.0, 1e-6)])
+def test_targets_are_not_taken_for_features(budget) -> None:
+    pairs = [(rows, np.arange(len(rows))) for rows in SILOS]
+    with LocalFederation(pairs, mode="trusted", budget=budget) as federation:
+        with pytest.raises(UsageError, match=r"pairs \(X, y\).*no use for the 1 target.*X alone.*column_stack"):
+            GaussianMixture(2, bounds=(-50, 50), random_state=0).fit(federation)
+        with pytest.raises(UsageError, match=r"pairs \(X, y\)"):
+            infer(federation, MIXTURE, public=True)
+        assert not federation.ledger.rounds()
+
+
+def test_swapped_arguments_are_pointed_out() -> None:
+    with budgeted() as federation, pytest.raises(UsageError, match="a federation and a fitted GaussianMixture, in"):
+        infer(MIXTURE, federation)

@@ -26,6 +26,7 @@ from privfed.learners.mixture.parameters import (
     check_parameters,
     check_share,
     check_start,
+    refuse_targets,
     required_bounds,
 )
 from privfed.learners.mixture.persistence import Persistence
@@ -283,6 +284,7 @@ class GaussianMixture(Personal, Persistence):
 
     def _fit_federation(self, federation: Federation) -> None:
         check_parameters(self.get_params(), estimator=type(self).__name__)
+        refuse_targets(federation)
         d, algorithm, init = federation.n_features, self._algorithm(), federated_init(self.init_params)
         start, warm, random = self._checked_start(d), self._warm_model(d), check_random_state(self.random_state)
         if warm is not None and federation.budget is not None and not self._fitted_under_a_budget():

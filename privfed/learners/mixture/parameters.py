@@ -10,12 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed.errors import UsageError
+from privfed.federation.release import Federation
 from privfed.learners.base import check_random_state
 from privfed.learners.mixture.initialise import FEDERATED_INIT, INIT_PARAMS
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import COVARIANCE_TYPES, CovarianceType, covariance_shape
 
-__all__ = ["Start", "check_bounds", "check_parameters", "check_share", "check_start", "required_bounds"]
+__all__ = [
+    "Start",
+    "check_bounds",
+    "check_parameters",
+    "check_share",
+    "check_start",
+    "refuse_targets",
+    "required_bounds",
+]
 
 LEAST_SHARE: Final = 1e-4  # of a budget: what rounding leaves behind is no budget
 ACCELERATIONS: Final = ("squarem", "incremental", "stepwise")
@@ -150,6 +159,20 @@ def _shaped(values: npt.ArrayLike, shape: tuple[int, ...], name: str) -> FloatAr
         what = "NaN" if np.isnan(array).any() else "infinity or a value too large for dtype('float64')"
         raise UsageError(f"Input contains {what}: the parameter '{name}' needs finite numbers.")
     return array
+
+
+def refuse_targets(federation: Federation) -> None:
+    """Refuse a federation whose clients brought targets: a mixture would take them for one more feature.
+
+    Raises:
+        UsageError: its clients hold pairs `(X, y)`.
+    """
+    count = getattr(federation, "n_targets", 0)
+    if count:
+        raise UsageError(
+            f"the clients hold pairs (X, y), and a mixture has no use for the {count} target column(s): open a"
+            " federation of X alone, or of numpy.column_stack((X, y)) to have the targets among the features"
+        )
 
 
 def check_bounds(bounds: object, n_features: int) -> tuple[FloatArray, FloatArray]:

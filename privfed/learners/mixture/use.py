@@ -9,6 +9,7 @@ import numpy as np
 from privfed.errors import UsageError
 from privfed.federation.release import Federation
 from privfed.learners.mixture.fitted import FittedMixture
+from privfed.learners.mixture.parameters import refuse_targets
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import MixtureModel
 from privfed.statistics.mixture_scores import MAX_SQUARED_DISTANCE
@@ -24,10 +25,14 @@ def model_to_send(federation: Federation, mixture: FittedMixture, *, public: boo
     """Return the fitted model that clients are asked to score with.
 
     Raises:
-        UsageError: not fitted, another number of features, or a model of unprotected rows for a federation under a
-            budget, unless the caller says that it is public.
+        UsageError: no federation, no mixture, not fitted, targets beside the features, another number of features, or
+            a model of unprotected rows for a federation under a budget, unless the caller says that it is public.
     """
+    if not isinstance(federation, Federation) or not isinstance(mixture, FittedMixture):
+        found = f"{type(federation).__name__} and {type(mixture).__name__}"
+        raise UsageError(f"expected a federation and a fitted GaussianMixture, in this order, found {found}")
     model = mixture._model()
+    refuse_targets(federation)
     if model.n_features != federation.n_features:
         raise UsageError(f"the mixture has {model.n_features} features, the federation's rows {federation.n_features}")
     releases = getattr(mixture, "releases_", ())
