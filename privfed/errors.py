@@ -73,7 +73,7 @@ def checked_integer(name: str, value: object, *, least: int, most: int | None = 
         number = None
     flag = isinstance(value, bool) or type(value).__name__ == "bool"  # numpy's, too
     if number is None or flag or number < least or (most is not None and number > most):
-        raise UsageError(f"{name} is {value!r}, expected an integer {limits}")
+        raise UsageError(f"{name} is {_shown(value)}, expected an integer {limits}")
     return number
 
 
@@ -91,7 +91,13 @@ def checked_number(name: str, value: object, *, what: str = "a finite number abo
         number = float(value)  # type: ignore[arg-type]  # a number
         if math.isfinite(number) and number > 0:
             return number
-    raise UsageError(f"{name} is {value!r}, expected {what}")
+    raise UsageError(f"{name} is {_shown(value)}, expected {what}")
+
+
+def _shown(value: object) -> str:
+    """Return the value, or only its kind where it may be rows that were given in the wrong place."""
+    plain = value is None or isinstance(value, str | bool | int | float | complex)
+    return repr(value) if plain or getattr(value, "shape", None) == () else f"of type {type(value).__name__}"
 
 
 @contextmanager

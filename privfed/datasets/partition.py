@@ -206,6 +206,8 @@ class Partition:
         return draw_partition(self, counts, ax)
 
     def _check(self, dataset: Dataset) -> None:
+        if not isinstance(dataset, Dataset):
+            raise UsageError(f"found {type(dataset).__name__}, expected a privfed.datasets.Dataset, with X and y")
         if len(dataset) != self.n_records:
             raise UsageError(
                 f"the data set has {len(dataset)} records, the partition shares out {self.n_records}: partition what"

@@ -275,3 +275,11 @@ def test_the_figure_shows_every_count() -> None:
 
 def test_no_record_in_a_repr() -> None:
     assert repr(partition_iid(10, 2)) == "<Partition, even, at random: 10 records at 2 clients>"
+
+
+def test_arrays_in_the_place_of_a_data_set_or_a_number_are_named_and_not_shown() -> None:
+    with pytest.raises(UsageError, match=r"found ndarray, expected a privfed\.datasets\.Dataset"):
+        partition_iid(4, 2).clients(np.zeros((4, 2)))
+    with pytest.raises(UsageError, match=r"n_records is of type ndarray, expected an integer") as caught:
+        partition_iid(np.full((4, 2), 7.25), 2)
+    assert "7.25" not in str(caught.value)
