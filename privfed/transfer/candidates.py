@@ -147,7 +147,10 @@ def _function_source(
     def evaluate(row: FloatArray) -> tuple[FloatArray, FloatArray]:
         inputs = row.reshape(1, *shape)
         labels = np.asarray(head(inputs), dtype=np.float64).ravel() if head else np.zeros(0)
-        return np.asarray(function(inputs), dtype=np.float64).ravel(), labels
+        features = np.asarray(function(inputs), dtype=np.float64)
+        if features.ndim > 1 and len(features) != 1:
+            raise ValueError(f"the function returns shape {features.shape} for one row, expected one row of features")
+        return features.ravel(), labels
 
     return evaluate, f"function {candidate.name!r} version {candidate.version!r}"
 

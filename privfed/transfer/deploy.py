@@ -110,6 +110,8 @@ def export(
         raise UsageError(f"{target} is there already: choose a new folder, one per version of a model")
     if program and not feature_shape:
         raise UsageError("program=True traces the model on a row: give feature_shape=")
+    if not hasattr(model, "state_dict"):
+        raise UsageError(f"model is a {type(model).__name__}, expected a torch module, such as a learner's model_")
     tensors = _plain_tensors(model)
     content, not_included = {WEIGHTS: _weights(tensors)}, {}
     if program:

@@ -79,6 +79,8 @@ def rank_sources(
         UsageError: bad arguments, or a candidate that cannot be evaluated; nothing was charged.
         BudgetExhausted, FederationError, DataError: as `Federation.release`.
     """
+    if not isinstance(federation, Federation):
+        raise UsageError(f"expected a federation, such as privfed.LocalFederation, not {type(federation).__name__}")
     asked = _checked_methods(methods)
     n_classes = checked_integer("n_classes", n_classes, least=2)
     bootstrap = checked_integer("bootstrap", bootstrap, least=2)
@@ -127,6 +129,9 @@ def _checked_methods(methods: Sequence[str]) -> tuple[str, ...]:
 
 
 def _prepare(federation: Federation, candidates: Sequence[Candidate], default: float | str) -> list[_Prepared]:
+    odd = [type(candidate).__name__ for candidate in candidates if not isinstance(candidate, Candidate)]
+    if odd:
+        raise UsageError(f"found {odd[0]} among the candidates, expected privfed.transfer.Candidate(name, model)")
     names = [candidate.name for candidate in candidates]
     if not names or len(set(names)) != len(names):
         raise UsageError(f"candidates are called {names}, expected at least one and distinct names")

@@ -140,7 +140,7 @@ class SourceRanking:
         return self.table()
 
     def plot(self) -> Figure:
-        """Return a figure: a panel per method, candidates in the order of the first, bars of two standard errors.
+        """Return a figure: a panel per method with scores, candidates in the order of the first, bars of two errors.
 
         Raises:
             UsageError: matplotlib is missing.
@@ -150,9 +150,10 @@ class SourceRanking:
         by_name = {score.name: score for score in self.scores}
         names = self.order()[::-1]
         rows = np.arange(len(names))
-        figure = Figure(figsize=(3.2 * len(self.methods) + 1.2, 0.42 * len(names) + 1.2), layout="constrained")
-        axes = figure.subplots(1, len(self.methods), sharey=True, squeeze=False)[0]
-        for axis, method in zip(axes, self.methods, strict=True):
+        shown = [method for method in self.methods if np.isfinite(self._values(method)).any()] or list(self.methods)
+        figure = Figure(figsize=(3.2 * len(shown) + 1.2, 0.42 * len(names) + 1.2), layout="constrained")
+        axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axis, method in zip(axes, shown, strict=True):
             values = np.array([by_name[name].scores[method] for name in names])
             spreads = np.array([by_name[name].errors[method] for name in names])
             best = self.order(method)[0]

@@ -270,3 +270,9 @@ def test_tied_weights_and_half_numbers_go_through(tmp_path: Path) -> None:
 def test_a_card_travels_as_json() -> None:
     card = Card("f", 1, "n", "d", "", "a", [], [], [], [DataSet("x", "y")], None, {}, {}, [], {})
     assert msgspec.json.decode(msgspec.json.encode(card), type=Card) == card
+
+
+def test_a_learner_in_the_place_of_its_model_is_pointed_out(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="model is a dict, expected a torch module, such as a learner's model_"):
+        export({}, tmp_path / "model", name="no model", description="", data_sets=[])
+    assert not list(tmp_path.iterdir())

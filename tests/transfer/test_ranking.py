@@ -348,3 +348,26 @@ def test_the_benchmark_finds_the_right_source(tmp_path) -> None:
     assert max(outcome["accuracy"], key=outcome["accuracy"].get) == "5 to 9"
     assert all(row["right_first"] == 1.0 for row in outcome["table"]["none"].values())
     assert outcome["table"]["8"]["logme"]["right_first"] == 1.0
+
+
+def test_what_is_no_candidate_no_federation_or_no_row_is_pointed_out() -> None:
+    rows = LocalFederation([np.zeros((5, 3))] * 3, mode="trusted")
+    with pytest.raises(UsageError, match=r"found function among the candidates, expected .*Candidate\(name, model\)"):
+        rank_sources(rows, [lambda inputs: inputs], n_classes=2)
+    with pytest.raises(UsageError, match=r"expected a federation.*not list"):
+        rank_sources([np.zeros((5, 3))] * 3, [Candidate("same", lambda inputs: inputs)], n_classes=2)
+    with pytest.raises(UsageError, match=r"returns shape \(3, 2\) for one row, expected one row"):
+        rank_sources(rows, [Candidate("three", lambda inputs: np.ones((3, 2)))], n_classes=2)
+
+
+def test_a_method_without_scores_has_no_panel() -> None:
+    rng = np.random.default_rng(0)
+    rows = [np.column_stack((rng.normal(size=(20, 2)), rng.integers(0, 2, 20))) for _ in range(3)]
+    with pytest.warns(UserWarning, match="no source head"):
+        ranking = rank_sources(
+            LocalFederation(rows, mode="trusted"),
+            [Candidate("same", lambda inputs: inputs)],
+            n_classes=2,
+            methods=("logme", "leep"),
+        )
+    assert len(ranking.plot().axes) == 1
