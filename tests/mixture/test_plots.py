@@ -86,3 +86,14 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
         home.plot_weights(MIXTURE)
     with pytest.raises(UsageError, match=r"privfed\[plot\]"):
         home.plot_ellipses(MIXTURE)
+
+
+def test_a_new_figure_makes_room_for_long_names():
+    plt.close("all")
+    rows = clusters()
+    mixture = home.GaussianMixture(1, random_state=0).fit(rows)
+    names = [f"a rather long name of feature {j}" for j in range(mixture.n_features_in_)]
+    ax = home.plot_contributions(mixture.explain(rows[:1], names=names))
+    ax.figure.canvas.draw()
+    assert min(label.get_window_extent().x0 for label in ax.get_yticklabels()) >= 0
+    plt.close("all")

@@ -33,13 +33,15 @@ __all__ = [
 
 
 def _axes(ax: Axes | None) -> Axes:
-    """Return `ax`, or the current axes.
+    """Return `ax`, or the current axes, or new ones whose figure makes room for long names.
 
     Raises:
         UsageError: matplotlib is missing.
     """
     with needs_extra("plot", "figures need matplotlib"):
         import matplotlib.pyplot as plt
+    if ax is None and not plt.get_fignums():
+        plt.figure(layout="constrained")
     return plt.gca() if ax is None else ax
 
 
