@@ -281,6 +281,7 @@ def test_the_users_model_stays_and_the_trained_one_is_a_torch_module() -> None:
     own = learner.model_(torch.tensor(x, dtype=torch.float32)).argmax(dim=1).numpy()
     np.testing.assert_array_equal(learner.predict(x), own)
     assert np.mean(learner.predict(x) == y) > 0.5
+    assert learner.score(x, y) == np.mean(own == y)
 
 
 def test_secure_aggregation_gives_the_integers_of_the_trusted_mode() -> None:

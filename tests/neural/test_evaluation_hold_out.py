@@ -16,6 +16,7 @@ from privfed.learners.neural import hold_out as module
 from privfed.learners.neural.hold_out import ClientPart, FederationPart, HoldOut, RowPart, held_out_mask
 from privfed.query import decode_query, encode_query
 from privfed.statistics.moments import Count, VectorSum
+from privfed.statistics.vectors import AdaptiveSum
 from tests.privfed.query_contract import QueryContract
 from tests.privfed.test_client_queries import MeanRow, turns
 
@@ -185,3 +186,10 @@ def test_a_part_of_a_part_is_refused() -> None:
         view.release("count")
     assert isinstance(decode_query(encode_query(once)), RowPart)
     assert isinstance(view, FederationPart)
+
+
+def test_a_part_answers_under_the_name_of_the_query_that_was_asked() -> None:
+    query = AdaptiveSum(3, 1.0)
+    release = HoldOut(0.2).training(LocalFederation(silos())).release(query)
+    assert release.query == "adaptive_sum"
+    assert isinstance(query.following(release), AdaptiveSum)
