@@ -199,7 +199,7 @@ def test_one_gaussian_takes_the_whole_budget():
         fit = GaussianMixture(1, covariance_type=kind, bounds=BOUNDS, random_state=0).fit(silos)
         assert fit.score(X) > GaussianMixture(1, covariance_type=kind).fit(X).score(X) - 0.3
         assert silos.remaining_share < 1e-4
-        assert len(fit.releases_) == 3
+        assert len(fit.releases_) == 6  # three find the frame, three spend the rest in it
 
 
 def test_what_cannot_be_afforded_is_replaced_aloud():

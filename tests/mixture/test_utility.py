@@ -179,6 +179,15 @@ def test_blobs_at_epsilon_one():
     assert expected < 0.01  # and it said so beforehand
 
 
+def test_one_gaussian_in_a_box_far_too_wide():
+    """480 rows at epsilon 1, bounds two hundred times the data's width: 0.6 nats are lost, where three rounds lose 2."""
+    random = np.random.default_rng(2)
+    rows = random.standard_normal((4480, 3)) @ np.diag([8.0, 1.0, 1.0]) + np.array([30.0, 0.0, -30.0])
+    exact = Peer(1, random_state=0).fit(rows[:480]).score(rows[480:])
+    found = gaps(rows[:480], rows[480:], 1, "full", 1.0, (-200.0, 200.0), range(5), pooled=exact)
+    assert np.median(found) > -0.8
+
+
 def test_digits_tied_at_epsilon_four():
     train, test, bounds = digits()
     found = gaps(train, test, 10, "tied", 4.0, bounds, range(5))

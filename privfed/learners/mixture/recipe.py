@@ -157,16 +157,18 @@ def fit_private(
         )
     single = n_components == 1 and not given
     box = Box(low, high, diagonal=covariance_type in ("diag", "spherical"))
-    gaussian, spent = _moments(run, box, share=share, mu2=mu2, all_of_it=single)
+    gaussian, spent = _moments(run, box, share=share, mu2=mu2)
     if excess(run.count.value, len(low), 1, box.kind, mu2=mu2 * spent) <= QUIET:
         warn_bounds(box.coordinates.to_data(gaussian), low, high)
+    rest = share * (1 - spent)
     if single:
+        gaussian, _ = _moments(run, box, share=rest, mu2=mu2, frame=gaussian)
         return _as_single(run, gaussian, box, Choice(covariance_type, 1, 0.0), covariance_type)
     left = mu2 * (1 - spent - (0.0 if given else START_SHARE))
     looking = None if given else mu2 * START_SHARE
     choice = _choice(run, box, n_components, covariance_type, start_mu2=looking, mu2=left, moments=mu2 * spent)
     if choice.n_components == 1 and not given:
-        gaussian, _ = _moments(run, box, share=share * (1 - spent), mu2=mu2, all_of_it=True, model=gaussian)
+        gaussian, _ = _moments(run, box, share=rest, mu2=mu2, frame=gaussian)
         return _as_single(run, gaussian, box, choice, covariance_type)
     coordinates, prior = working_frame(gaussian, box, covariance_type)
     found: _Found | None = None
@@ -239,11 +241,15 @@ def _compare(found: _Found, stage: _Stage, choice: Choice) -> None:
 
 
 def _moments(
-    run: _Run, box: Box, *, share: float, mu2: float, all_of_it: bool, model: MixtureModel | None = None
+    run: _Run, box: Box, *, share: float, mu2: float, frame: MixtureModel | None = None
 ) -> tuple[MixtureModel, float]:
-    """Return one Gaussian in the box's coordinates, and the part of `share` that was spent."""
-    d = len(box.low)
-    model = box_gaussian(d, diagonal=box.diagonal) if model is None else model
+    """Return one Gaussian in the box's coordinates, and the part of `share` that was spent.
+
+    Given a `frame`, an earlier such Gaussian, all of the share is spent. A round divides variances by twelve at most,
+    and by less under noise: three do not reach data in a box far too wide.
+    """
+    d, all_of_it = len(box.low), frame is not None
+    model = box_gaussian(d, diagonal=box.diagonal) if frame is None else frame
     part, spent = 1.0 if all_of_it else MOMENTS_SHARE, 0.0
     for index, fraction in enumerate(MOMENT_ROUNDS):
         cost = part * fraction
