@@ -334,3 +334,25 @@ def test_a_ledger_that_has_spent_some_pays_for_the_rest(tmp_path) -> None:
     with Ledger.open(path, budget=RENYI) as ledger:
         assert len(ledger.rounds()) == 21
         assert ledger.epsilon() <= 2.0
+
+
+def test_a_budget_that_is_spent_is_named_as_such() -> None:
+    guarded = federation(Budget(2.0, 1e-5))
+    learner(rounds=2).fit(guarded)
+    spent = len(guarded.ledger.rounds())
+    with pytest.raises(UsageError, match="of the budget is left, too little to train: open a federation with a larger"):
+        learner(rounds=2).fit(guarded)
+    assert len(guarded.ledger.rounds()) == spent
+
+
+def test_classes_that_the_model_does_not_have_are_pointed_out_where_no_noise_hides_it() -> None:
+    clients = [(X, y + 3) for X, y in silos()]
+    with pytest.warns(UserWarning, match="no record gave a gradient.*Number classes from 0"):
+        learner(rounds=1).fit(LocalFederation(clients, mode="trusted", max_records=100))
+
+
+@pytest.mark.parametrize("targets", [["0", "1"], [0, 1, 2]])
+def test_targets_that_cannot_be_scored_are_refused(targets: list[object]) -> None:
+    fitted = learner(rounds=1).fit(federation())
+    with pytest.raises(UsageError, match="expected 2 numbers"):
+        fitted.score(np.zeros((2, 4)), targets)

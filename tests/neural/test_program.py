@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from privfed import DataError, UsageError
+from privfed import DataError, LocalFederation, UsageError
 from privfed.learners.neural.program import TorchProgram
+from privfed.learners.neural.running import program_for
 from privfed.statistics.programs import install, installed
 
 
@@ -218,7 +219,8 @@ def frozen():
         (lambda: torch.nn.Linear(3, 2), {"device": "nowhere"}, "cannot be used here"),
         (lambda: torch.nn.Linear(3, 2), {"loss": "hinge"}, "loss is 'hinge', expected one of cross_entropy"),
         (lambda: torch.nn.Linear(3, 2), {"loss": 3}, "loss is 3"),
-        (lambda: torch.nn.Linear(3, 2), {"n_targets": 2}, "for 2 class target"),
+        (lambda: torch.nn.Linear(3, 2), {"n_targets": 2}, r"for 2 class target.*argmax\(axis=1\)"),
+        (lambda: torch.nn.Linear(3, 1), {}, "one score per row.*binary_cross_entropy"),
         (lambda: torch.nn.LSTM(3, 2), {}, "returns no tensor"),
     ],
 )
@@ -246,3 +248,11 @@ def test_naming_the_learners_loads_no_torch() -> None:
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
+
+
+def test_what_is_no_federation_and_plain_rows_of_features_alone_are_pointed_out() -> None:
+    with pytest.raises(UsageError, match=r"expected a federation.*not list"):
+        program_for([np.zeros((5, 4))] * 2, torch.nn.Linear(4, 2), "cross_entropy")
+    plain = LocalFederation([np.zeros((5, 4))] * 2, mode="trusted")
+    with pytest.raises(UsageError, match=r"of shape \(3,\).*last column was taken for the target.*pairs \(X, y\)"):
+        program_for(plain, torch.nn.Linear(4, 2), "cross_entropy")

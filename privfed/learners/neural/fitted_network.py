@@ -57,9 +57,18 @@ class FittedNetwork(Estimator):
         return (flat > 0).astype(np.int64) if self.program_.loss.description == "binary_cross_entropy" else flat
 
     def score(self, X: Any, y: Any) -> float:
-        """Return the accuracy; of models without classes, minus the mean loss."""
+        """Return the accuracy; of models without classes, minus the mean loss.
+
+        Raises:
+            UsageError: `y` holds no numbers, or more or fewer than the model predicts.
+        """
         targets = np.asarray(y)
         predicted = self.predict(X)
+        if targets.size != predicted.size or targets.dtype.kind not in "biuf":
+            raise UsageError(
+                f"y has shape {targets.shape} and dtype {targets.dtype}, expected {predicted.size} numbers, as the"
+                " targets of training"
+            )
         if np.issubdtype(np.asarray(predicted).dtype, np.integer):
             return float(np.mean(predicted == targets.reshape(predicted.shape)))
         outputs = self.decision_function(X)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
-from privfed.errors import UsageError, checked_integer, checked_number
+from privfed.errors import UsageError, checked_integer, checked_number, warn_caller
 from privfed.federation.release import Federation, Release
 from privfed.learners.neural.fitted_network import FittedNetwork
 from privfed.learners.neural.losses import LossLike
@@ -186,6 +186,11 @@ class FederatedSGD(FittedNetwork):
             lambda now: _one_round(now, query, schedule, settings), state, Callbacks(self.callbacks)
         )
         self._finish(program, state, reason)
+        if self.history_ and all(row["gradient_norm"] == row["noise_std"] == 0.0 for row in self.history_):
+            warn_caller(
+                "no record gave a gradient, and the model is what it was: records whose class the model does not have,"
+                " or on which it fails, add zero. Number classes from 0, as many as the model has outputs"
+            )
         self.schedule_, self.noise_multiplier_ = schedule, schedule.noise_multiplier
         self.expected_records_ = float(state.arrays["records"])
         self.tight_epsilon_ = _tight(federation)

@@ -21,10 +21,14 @@ from privfed.query import FloatArray
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["KIND", "TorchProgram"]
+__all__ = ["KIND", "RowShapeError", "TorchProgram"]
 
 KIND: Final = "torch_model"
 FLOATS = ("float32", "float64", "bfloat16", "float16")
+
+
+class RowShapeError(UsageError):
+    """The model does not take rows of the shape that it was given."""
 
 
 class TorchProgram:
@@ -268,7 +272,7 @@ class TorchProgram:
             with torch.no_grad():
                 outputs = self.model(torch.zeros((1, *self.feature_shape), dtype=dtype, device=self.device))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise UsageError(
+            raise RowShapeError(
                 f"the model does not take a batch of one row of features of shape {self.feature_shape}: {error}."
                 " Give feature_shape= as the model wants it"
             ) from error
@@ -282,7 +286,13 @@ class TorchProgram:
         if not self.output_shape or math.prod(self.output_shape[1:]) != self.n_targets:
             raise UsageError(
                 f"the model returns shape {self.output_shape} per row for {self.n_targets} class target(s), expected"
-                " scores per class on the first axis, and as many places as targets"
+                " scores per class on the first axis, and as many places as targets. Where targets are one-hot, give"
+                " the number of the class in one column: y.argmax(axis=1)"
+            )
+        if self.output_shape[0] == 1:
+            raise UsageError(
+                "the model returns one score per row, and of one class there is nothing to learn: give it an output for"
+                ' each class, or use loss="binary_cross_entropy" for classes 0 and 1, "mse" for numbers'
             )
         return self.output_shape[0]
 

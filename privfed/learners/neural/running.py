@@ -13,7 +13,7 @@ from privfed.errors import UsageError, warn_caller
 from privfed.federation.release import Federation
 from privfed.learners.base import check_random_state
 from privfed.learners.neural.losses import LossLike
-from privfed.learners.neural.program import TorchProgram
+from privfed.learners.neural.program import RowShapeError, TorchProgram
 from privfed.learners.neural.state import Callbacks, TrainingState
 from privfed_accounting import BudgetExhausted
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LEAST_SHARE", "draw_seed", "going_on", "nothing_left", "program_for", "round_share", "run_rounds"]
 
-LEAST_SHARE: Final = 1e-9
+LEAST_SHARE: Final = 1e-6  # of a budget: what rounding leaves behind is no budget
 SAFE_SIDE: Final = 1.0 - 2.0**-40  # of a share, so that the last round does not fail for a rounding
 
 
@@ -64,7 +64,7 @@ def program_for(
         return TorchProgram(
             model, loss, feature_shape=shape, n_targets=targets, dtype=dtype, device=device, class_targets=class_targets
         )
-    except UsageError as error:
+    except RowShapeError as error:
         if getattr(federation, "n_targets", None) != 0 or n_targets is not None:
             raise
         raise UsageError(
