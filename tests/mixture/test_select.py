@@ -311,6 +311,7 @@ def test_table_json_and_figure():
     ("arguments", "message"),
     [
         ({"n_components": ()}, "n_components is empty"),
+        ({"n_components": 3}, r"n_components is 3, expected the numbers to try"),
         ({"n_components": (0, 1)}, "n_components is 0"),
         ({"covariance_types": "full"}, "covariance_types"),
         ({"covariance_types": ("round",)}, "covariance_types"),

@@ -138,6 +138,8 @@ def _seed(random: Generator) -> int:
 
 
 def _specs(n_components: Iterable[int], covariance_types: Sequence[CovarianceType]) -> tuple[Spec, ...]:
+    if not isinstance(n_components, Iterable):
+        raise UsageError(f"n_components is {n_components!r}, expected the numbers to try, such as range(1, 6)")
     sizes = sorted({checked_integer("n_components", K, least=1) for K in n_components})
     if isinstance(covariance_types, str) or not covariance_types or not set(covariance_types) <= set(COVARIANCE_TYPES):
         raise UsageError(f"covariance_types is {covariance_types!r}, expected some of {COVARIANCE_TYPES}")
