@@ -218,12 +218,12 @@ def check_share(share: float | None, remaining: float) -> float:
     """
     if remaining < LEAST_SHARE:
         raise UsageError(
-            f"{remaining:.2g} of the budget is left, too little for a fit: pass share= to earlier "
+            f"{remaining:.2g} of the budget is left, too little for a fit or a release: pass share= to earlier "
             "fits and releases, or open a federation with a larger budget"
         )
     if share is not None and share > remaining * (1 + 1e-9):
         raise UsageError(
             f"share is {share:.6g} of the budget, but {remaining:.6g} of it is left: spend less "
-            "before the fit, lower share, or open a federation with a larger budget"
+            "before, lower share, or open a federation with a larger budget"
         )
     return remaining if share is None else min(share, remaining)

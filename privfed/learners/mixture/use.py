@@ -9,7 +9,7 @@ import numpy as np
 from privfed.errors import UsageError
 from privfed.federation.release import Federation
 from privfed.learners.mixture.fitted import FittedMixture
-from privfed.learners.mixture.parameters import refuse_targets
+from privfed.learners.mixture.parameters import check_share, refuse_targets
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import MixtureModel
 from privfed.statistics.mixture_scores import MAX_SQUARED_DISTANCE
@@ -18,7 +18,6 @@ __all__ = ["Z_95", "checked_share", "knots_at", "model_to_send", "scores_of_draw
 
 Z_95: Final = 1.959964  # two-sided 95 % of a normal law
 DRAWS: Final = 20_000
-LEAST_SHARE: Final = 1e-4
 
 
 def model_to_send(federation: Federation, mixture: FittedMixture, *, public: bool) -> MixtureModel:
@@ -53,15 +52,9 @@ def checked_share(federation: Federation, share: float | None) -> float | None:
     """
     if federation.budget is None:
         return None
-    left = federation.remaining_share
-    if share is None:
-        share = left
-    if not 0 < share <= 1 or share > left * (1 + 1e-9) or left < LEAST_SHARE:
-        raise UsageError(
-            f"share is {share!r}, but {left:.3g} of the budget is left: give a share above 0 within that, and pass "
-            "share= to the fit before so that it leaves some"
-        )
-    return min(float(share), left)
+    if share is not None and not 0 < share <= 1:
+        raise UsageError(f"share is {share!r}, expected a part of the budget above 0, at most 1")
+    return check_share(share, federation.remaining_share)
 
 
 def scores_of_draws(model: MixtureModel) -> FloatArray:
