@@ -181,7 +181,8 @@ def figure(lines: Sequence[Line], path: Path) -> None:
         ax.set_xlabel("epsilon")
     fig.supylabel("held-out nats per row, against pooled", fontsize="medium")
     fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize="small")
-    fig.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "utility"}):
+        fig.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def main() -> None:

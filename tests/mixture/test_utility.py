@@ -180,7 +180,7 @@ def test_blobs_at_epsilon_one():
 
 
 def test_one_gaussian_in_a_box_far_too_wide():
-    """480 rows at epsilon 1, bounds two hundred times the data's width: 0.6 nats are lost, where three rounds lose 2."""
+    """480 rows at epsilon 1, bounds two hundred times the width: 0.3 nats are lost, where three rounds lose 1.8."""
     random = np.random.default_rng(2)
     rows = random.standard_normal((4480, 3)) @ np.diag([8.0, 1.0, 1.0]) + np.array([30.0, 0.0, -30.0])
     exact = Peer(1, random_state=0).fit(rows[:480]).score(rows[480:])
