@@ -177,6 +177,11 @@ class Query(ABC):
         return None
 
     @property
+    def remembers(self) -> bool:
+        """Whether clients keep anything from one release of this query to the next."""
+        return False
+
+    @property
     def row_error(self) -> float:
         """How far a row's contribution may move with its place among other rows, relative to its bound.
 
@@ -259,6 +264,11 @@ class ClientQuery(Query):
     """
 
     per_client: ClassVar[bool] = True
+
+    @property
+    def remembers(self) -> bool:
+        """Whether `client_contribution` uses its `memory`; a query that says no gets an empty one each time."""
+        return True
 
     @abstractmethod
     def client_contribution(

@@ -105,7 +105,7 @@ class ClientSide:
         """
         self._agreement.check(decode_terms(task.terms), self.name)
         query, digest, plan = _derived(task.query, task.terms)
-        check_remembered(query, plan.terms.sampling, private=plan.terms.private)
+        check_remembered(query, plan.terms.sampling, plan.terms, private=plan.terms.private)
         entry = round_plan(
             plan,
             run=self._agreement.run,
@@ -153,7 +153,7 @@ class ClientSide:
         try:
             if terms.sampling.kind == "poisson" and terms.sampling.unit == "record":
                 rows = rows[poisson(len(rows), terms.sampling.rate, keystream)]
-            vector = query.checked_contribution(rows, self._memory)
+            vector = query.checked_contribution(rows, self._memory if query.remembers else None)
             if query.per_client:
                 vector = clip_l2(vector, 1.0)
             elif terms.unit == "client":

@@ -194,7 +194,7 @@ class FederationBase(ABC):
         """
         sampling = self._sampling if sampling is None else sampling
         check_sampling(sampling, self._terms, self._budget)
-        check_remembered(query, sampling, private=self._budget is not None)
+        check_remembered(query, sampling, self._terms, private=self._budget is not None)
         expected = self._names
         if sampling.unit == "client" and sampling.kind != "none":
             expected = self._names[: max(2, math.floor(sampling.rate * len(self._names)))]
@@ -241,7 +241,7 @@ class FederationBase(ABC):
         rounds = checked_integer("rounds", rounds, least=1)
         sampling = self._sampling if sampling is None else sampling
         check_sampling(sampling, self._terms, self._budget)
-        check_remembered(query, sampling, private=self._budget is not None)
+        check_remembered(query, sampling, self._terms, private=self._budget is not None)
         if sampling.kind == "round_robin":
             remember_cohorts(self._ledger, self._names)
         sampling = self._whose_turn(sampling)

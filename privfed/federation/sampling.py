@@ -31,19 +31,29 @@ def check_sampling(sampling: Sampling, terms: Terms, budget: Budget | None) -> N
     check_sample(sampling, clients=terms.planned, dropout=terms.dropout, budget=budget)
 
 
-def check_remembered(query: Query, sampling: Sampling | SamplingTerms, *, private: bool) -> None:
-    """Refuse sampled records under a budget for a query whose clients remember.
+def check_remembered(query: Query, sampling: Sampling | SamplingTerms, terms: Terms, *, private: bool) -> None:
+    """Refuse samples that a budget would count on, of queries whose clients remember.
 
-    What a client keeps from one release to the next may tell of records that are not in the sample of the next one: the
-    sample then hides nothing, and a charge that counts on it would be too small.
+    What a client keeps from one release to the next may tell of records that are not in the sample of the next one.
+    Likewise, in a cohort of fixed size, what others remember tells who was drawn before, and so of the one who was not:
+    coins are independent, places in a cohort are not. The sample then hides less than the charge counts on.
 
     Raises:
         UsageError: with the remedy.
     """
-    if query.per_client and private and sampling.kind != "none" and sampling.unit == "record":
+    if not (query.remembers and private):
+        return
+    if sampling.kind != "none" and sampling.unit == "record":
         raise UsageError(
             f"query {query.kind!r} is of whole clients, which may remember records from release to release: sampled"
             " records save nothing for it. Sample clients or nobody, or use a query of records"
+        )
+    hiding = terms.drop_outs == "exact" or terms.protection == "central"
+    if sampling.kind == "fixed_size" and terms.unit == "client" and hiding:
+        raise UsageError(
+            f"clients of query {query.kind!r} may remember who was drawn, and a cohort of fixed size then hides nobody:"
+            " use Sampling.poisson, drop_outs='provision', or leave out what clients remember (control variates,"
+            " personal layers, error feedback)"
         )
 
 

@@ -45,6 +45,17 @@ class MeanRow(ClientQuery):
 
 
 @dataclass(frozen=True, eq=False)
+class Forgetful(MeanRow):
+    """As `MeanRow`, but says that it remembers nothing; it is held to its word."""
+
+    kind: ClassVar[str] = "test_forgetful"
+
+    @property
+    def remembers(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, eq=False)
 class Boundless(ClientQuery):
     """Breaks its bound by far: clips nothing, and its row's error is unknown."""
 
@@ -335,6 +346,27 @@ def test_sampled_clients_are_fine() -> None:
     for _ in range(3):
         assert federation.release(MeanRow(3), share=0.1).survivors == 4
     assert sum(turns(kept).values()) == 12
+
+
+def test_a_cohort_of_fixed_size_hides_nobody_from_clients_that_remember() -> None:
+    """Where the charge would count on the sample: what others remember tells that the missing one was not drawn."""
+    budget = Budget(8.0, 1e-5, unit="client", view="released", accounting="renyi")
+    fixed = Sampling.fixed_size(4, 10, unit="client")
+    federation = LocalFederation(
+        silos(10), budget=budget, dropout=0.25, drop_outs="exact", sampling=fixed, mode="trusted", noise_seed=2
+    )
+    with pytest.raises(UsageError, match="may remember who was drawn"):
+        federation.release(MeanRow(3), share=0.1)
+    assert federation.ledger.rounds() == []
+    assert federation.release(Forgetful(3), share=0.1).survivors == 4
+
+
+def test_a_query_that_says_it_forgets_gets_an_empty_memory() -> None:
+    kept = {name: {} for name in silos(4)}
+    federation = LocalFederation(silos(4), mode="trusted", memories=kept)
+    for _ in range(2):
+        federation.release(Forgetful(3))
+    assert all(not memory for memory in kept.values())
 
 
 def test_no_map_stands_before_whole_clients() -> None:

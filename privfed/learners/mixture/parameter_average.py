@@ -109,6 +109,11 @@ class LocalParameters(ClientQuery):
             Block("log_likelihood", (), MOST_NATS),
         )
 
+    @property
+    def remembers(self) -> bool:
+        """No: what a client adds hangs on its rows and the query alone."""
+        return False
+
     def client_contribution(
         self, data: FloatArray, memory: MutableMapping[str, npt.NDArray[Any]]
     ) -> Mapping[str, npt.ArrayLike]:

@@ -176,6 +176,11 @@ class ClientPart(_Part, ClientQuery):
     kind: ClassVar[str] = "client_part"
     _query: ClientQuery = field(init=False, repr=False)
 
+    @property
+    def remembers(self) -> bool:
+        """As the inner query."""
+        return self._query.remembers
+
     def client_contribution(
         self, data: FloatArray, memory: MutableMapping[str, npt.NDArray[Any]]
     ) -> Mapping[str, npt.ArrayLike]:

@@ -296,6 +296,11 @@ class SiloAccuracies(ClientQuery):
         super().admit(data, scanned=scanned)
         installed(self.program, of=TorchProgram).check_rows(data)
 
+    @property
+    def remembers(self) -> bool:
+        """No: what a client adds hangs on its rows and the query alone."""
+        return False
+
     def client_contribution(
         self, data: FloatArray, memory: MutableMapping[str, npt.NDArray[Any]]
     ) -> Mapping[str, npt.ArrayLike]:

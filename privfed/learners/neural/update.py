@@ -154,6 +154,12 @@ class ModelUpdate(ClientQuery):
         self._local  # noqa: B018  # checks the settings
 
     @property
+    def remembers(self) -> bool:
+        """Control variates, personal layers and error feedback stay at the client."""
+        feedback = bool(self.compression) and Compression.from_fields(self.compression).error_feedback
+        return bool(self.control.size or self.personal or feedback)
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """What travels."""
         if self.exact:
