@@ -277,3 +277,21 @@ def test_only_the_last_release_keeps_its_long_blocks() -> None:
     federation = LocalFederation(make_clients(), mode="trusted")
     trained = FederatedAveraging(model, rounds=3, random_state=0).fit(federation)
     assert [list(release) for release in trained.releases_] == [[], [], ["limbs"]]
+
+
+def test_an_interrupted_fit_leaves_what_it_paid_for() -> None:
+    clients = named(make_clients())
+
+    class Interrupts(Callback):
+        def on_round_end(self, state):
+            if state.round == 2:
+                raise KeyboardInterrupt
+            return Verdict()
+
+    stopped = learner(callbacks=Interrupts())
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(LocalFederation(clients, mode="trusted"))
+    assert stopped.state_.round == 2  # that round was released and paid for
+    going_on = learner().fit(LocalFederation(clients, mode="trusted"), resume_from=stopped.state_)
+    whole = learner().fit(LocalFederation(clients, mode="trusted"))
+    np.testing.assert_array_equal(going_on.parameters_, whole.parameters_)

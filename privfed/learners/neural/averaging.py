@@ -236,7 +236,9 @@ class FederatedAveraging(FittedNetwork):
         share = None
         if recipe.private and recipe.noise_multiplier is None and left > 0:
             share = round_share(federation, recipe.share, rounds=left, reserved=callbacks.budget_share(left))
-        state, reason = run_rounds(lambda now: one_round(recipe, federation, now, share), state, callbacks)
+        state, reason = run_rounds(
+            lambda now: one_round(recipe, federation, now, share), state, callbacks, interrupted=self._keep
+        )
         self._finish(program, state, reason)
         self.releases_ = list(state.releases)
         return self

@@ -30,7 +30,7 @@ class FittedNetwork(Estimator):
         epsilon_: view -> epsilon that the federation has charged so far; empty without a budget.
         n_rounds_: rounds done, earlier runs' included.
         stop_reason_: "rounds", "budget", or what a callback said.
-        state_: the last `TrainingState`; hand it to `fit` to go on.
+        state_: the last `TrainingState`; hand it to `fit(resume_from=)` to go on. An interrupted fit leaves this alone.
         n_features_in_: features of a row.
     """
 
@@ -79,6 +79,10 @@ class FittedNetwork(Estimator):
         import torch
 
         return torch.tensor(values, dtype=self.program_.dtype, device=self.program_.device)
+
+    def _keep(self, state: TrainingState) -> None:
+        """Remember where an interrupted run stood."""
+        self.state_ = state
 
     def _finish(self, program: TorchProgram, state: TrainingState, reason: str) -> None:
         self.program_ = program

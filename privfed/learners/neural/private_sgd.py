@@ -183,7 +183,10 @@ class FederatedSGD(FittedNetwork):
             state = replace(state, arrays={**state.arrays, "records": np.array(records)})
         schedule = self._schedule(federation, settings, query, left, to_count=False)
         state, reason = run_rounds(
-            lambda now: _one_round(now, query, schedule, settings), state, Callbacks(self.callbacks)
+            lambda now: _one_round(now, query, schedule, settings),
+            state,
+            Callbacks(self.callbacks),
+            interrupted=self._keep,
         )
         self._finish(program, state, reason)
         if self.history_ and all(row["gradient_norm"] == row["noise_std"] == 0.0 for row in self.history_):

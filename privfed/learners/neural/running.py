@@ -130,7 +130,11 @@ def going_on(earlier: TrainingState, fresh: TrainingState) -> TrainingState:
 
 
 def run_rounds(
-    one_round: Callable[[TrainingState], TrainingState], state: TrainingState, callbacks: Callbacks
+    one_round: Callable[[TrainingState], TrainingState],
+    state: TrainingState,
+    callbacks: Callbacks,
+    *,
+    interrupted: Callable[[TrainingState], None],
 ) -> tuple[TrainingState, str]:
     """Do rounds until all are done, the budget is spent, or a callback says stop.
 
@@ -138,6 +142,7 @@ def run_rounds(
         one_round: from a state to the next; what it raises leaves the state that it was given.
         state: where the run stands.
         callbacks: who looks on.
+        interrupted: gets the last state if an error or Ctrl-C ends the run: what was paid for is not lost.
 
     Returns:
         The last state, and why it is the last: "rounds", "budget", or the callbacks' reason.
@@ -162,6 +167,7 @@ def run_rounds(
                 reason = verdict.reason
                 break
     except BaseException:
+        interrupted(state)
         callbacks.end(state)
         raise
     return callbacks.end(state), reason
