@@ -194,11 +194,14 @@ def test_cohorts(sampling) -> None:
     assert np.linalg.norm(last["delta"]) / last.divisor == pytest.approx(trained.history_[-1]["update_norm"])
 
 
-def test_sampled_records_are_for_queries_of_records() -> None:
+def test_sampled_records_are_for_clients_that_forget() -> None:
     federation = guarded(budget=Budget(epsilon=8.0, delta=1e-5, accounting="renyi", view=View.parse("released")))
-    with pytest.raises(UsageError, match="sampled records save nothing"):
-        learner(sampling=Sampling.poisson(0.3, unit="record")).fit(federation)
+    sampling = Sampling.poisson(0.3, unit="record")
+    for remembered in ({"control_variates": True, "control_clip": 1.0}, {"personal": "2.*"}):
+        with pytest.raises(UsageError, match=r"sampled\s+records save nothing"):
+            learner(sampling=sampling, **remembered).fit(federation)
     assert federation.remaining_share == 1.0
+    assert learner(rounds=2, sampling=sampling, clip=0.5).fit(federation).n_rounds_ == 2
 
 
 @pytest.mark.filterwarnings("ignore:the clients' weights drown in noise")

@@ -78,7 +78,7 @@ class Boundless(ClientQuery):
 class Failing(ClientQuery):
     """Writes its memory, then fails on a client whose first number is negative."""
 
-    kind: ClassVar[str] = "test_failing"
+    kind: ClassVar[str] = "test_failing_client"
     how: str = "raise"
 
     @property
