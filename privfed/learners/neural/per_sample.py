@@ -25,6 +25,8 @@ __all__ = ["GradientSum", "PerSample", "per_sample"]
 
 TRIED: Final = 8  # public rows on which engines are compared
 WILD: Final = 1e6  # times their size: rows that stand beside others, which are to stay as they are
+FIXED_BLOCK: Final = 64  # rows at a time through fixed layers
+KEPT_AT_ONCE: Final = 1024  # rows whose outputs are put together at a time
 AGREE: Final = 1e-3  # relative: engines that disagree by more do not compute the same gradients
 
 # What a failing row raises: a class that does not exist, a word that is not in the vocabulary, a model's own check.
@@ -94,7 +96,7 @@ class PerSample:
     Engines are tried in this order, and the first is taken that gives the right gradients on public random rows, the
     same bits at every place of a block:
     "outer" (linear layers on flat rows only), "functional" (torch.func), "row_by_row", each in its usual block, then
-    in one of a single row.
+    in one of a single row. Fixed layers have a block of their own, by the same rule.
 
     Args:
         program: whose `load` is called before every sum.
@@ -110,6 +112,7 @@ class PerSample:
         self._keep = keep_features
         self._kept: dict[int, tuple[weakref.ref[FloatArray], torch.Tensor]] = {}
         self._prefix, self._head = _split(program.model)
+        self._fixed_block = 1
         program.model.eval()
         self._engine = self._choose(program, method)
 
@@ -195,11 +198,18 @@ class PerSample:
         features = self._engine.program.features(rows)
         if self._prefix is None:
             return features
+        block = self._fixed_block
+        return torch.cat([self._survived(features[start : start + block]) for start in range(0, len(features), block)])
+
+    def _survived(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of fixed layers for at most a block of rows, NaN for rows on which these fail."""
+        import torch
+
         try:
             return self._fixed(features)
         except ROW_ERRORS:
-            if len(rows) > 1:
-                return torch.cat([self._inputs(rows[place : place + 1]) for place in range(len(rows))])
+            if len(features) > 1:
+                return torch.cat([self._survived(features[place : place + 1]) for place in range(len(features))])
             blank = self._fixed(torch.zeros_like(features))
             return torch.full_like(blank, math.nan if blank.is_floating_point() else 0)
 
@@ -210,7 +220,7 @@ class PerSample:
         if self._prefix is None:
             return features
         with torch.no_grad():
-            found: torch.Tensor = self._prefix(_padded(features, self.block))[: len(features)]
+            found: torch.Tensor = self._prefix(_padded(features, self._fixed_block))[: len(features)]
         return found
 
     def _features(self, rows: FloatArray) -> torch.Tensor | None:
@@ -223,7 +233,7 @@ class PerSample:
         known, features = self._kept.get(number, (None, None))
         if known is not None and known() is rows:
             return features
-        parts = [self._inputs(rows[start : start + self.block]) for start in range(0, len(rows), self.block)]
+        parts = [self._inputs(rows[start : start + KEPT_AT_ONCE]) for start in range(0, len(rows), KEPT_AT_ONCE)]
         features = torch.cat(parts)
         self._kept[number] = (weakref.ref(rows, lambda _: self._kept.pop(number, None)), features)
         return features
@@ -239,9 +249,10 @@ class PerSample:
         rows = public_rows(program, TRIED, wild=TRIED)
         inputs, (targets, _) = self._inputs_one_by_one(rows), self._targets(rows)
         tame = inputs[:TRIED], targets[:TRIED]
+        self._fixed_block = next((block for block in (FIXED_BLOCK, 1) if self._steady_fixed(rows, block)), 0)
         trouble: Exception | None = None
         ran = False
-        for engine, block in itertools.product(named, (None, 1)):
+        for engine, block in itertools.product(named, (None, 1) if self._fixed_block else ()):
             try:
                 tried = engine(program, self._head, block)
                 self._engine = tried
@@ -260,8 +271,24 @@ class PerSample:
             " layers out, and use the CPU or torch.use_deterministic_algorithms(True)"
         )
 
+    def _steady_fixed(self, rows: FloatArray, block: int) -> bool:
+        """Return whether fixed layers treat a row alike at every place of a block."""
+        if self._prefix is None:
+            return True
+        self._fixed_block, program = block, self._engine.program
+        program.load(program.parameters())
+        program.model.eval()
+
+        def outputs(which: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (self._fixed(program.features(rows[which.numpy()])),)
+
+        try:
+            return steady(outputs, block, TRIED, wild=len(rows) - TRIED)
+        except ROW_ERRORS:  # not even one row of random numbers gets through
+            return False
+
     def _steady(self, rows: FloatArray, inputs: torch.Tensor, targets: torch.Tensor) -> bool:
-        """Return whether fixed layers and engine, in the engine's block, treat a row alike at every place."""
+        """Return whether the engine, in its block, treats a row alike at every place."""
         import torch
 
         engine, program, wild = self._engine, self._engine.program, len(rows) - TRIED
@@ -272,8 +299,6 @@ class PerSample:
 
         program.load(program.parameters())  # buffers as they were, for a model that writes to them
         program.model.eval()
-        if not steady(lambda which: (self._inputs(rows[which.numpy()]),), engine.block, TRIED, wild=wild):
-            return False
         return steady(clipped, engine.block, TRIED, wild=wild)
 
     def _inputs_one_by_one(self, rows: FloatArray) -> torch.Tensor:
