@@ -126,6 +126,11 @@ class PerSample:
         """Rows that are evaluated at a time."""
         return self._engine.block
 
+    @property
+    def fixed_block(self) -> int:
+        """Rows that fixed layers see at a time."""
+        return self._fixed_block
+
     def clipped_sum(self, rows: FloatArray, parameters: FloatArray, clip: float) -> FloatArray:
         """Return the sum of the rows' clipped gradients, float64 of shape `(n_parameters,)`.
 
