@@ -125,7 +125,7 @@ def test_installed(wheel: Path, workplace: Path, arguments: list[str]) -> int:
     python = environment / "bin" / "python"
     constraint = ROOT / "requirements.lock"
     pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "-c", constraint)
-    run(*pip, f"{wheel}[sklearn,pandas,plot,verify,postgres]", *TEST_TOOLS, cwd=tests)
+    run(*pip, f"{wheel}[sklearn,pandas,plot,torch,verify,postgres]", *TEST_TOOLS, cwd=tests)
     run(environment / "bin" / "privfed", "--help", cwd=tests)
     copy_tests(tests)
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTEST_ADDOPTS")}
