@@ -27,7 +27,7 @@ from torch import nn
 
 from privfed import Budget, LocalFederation
 from privfed.datasets import partition_dirichlet
-from privfed.learners.neural.private_sgd import FederatedSGD
+from privfed.learners.neural.private_sgd.learner import FederatedSGD
 from privfed.learners.neural.state import TrainingState
 from privfed.learners.neural.wavelets import scattering
 

@@ -32,9 +32,9 @@ from torch import nn
 
 from privfed import Budget, LocalFederation
 from privfed.datasets import load_sklearn, partition_dirichlet
-from privfed.learners.neural.averaging import FederatedAveraging
-from privfed.learners.neural.per_sample import PerSample
-from privfed.learners.neural.private_sgd import FederatedSGD
+from privfed.learners.neural.averaging.learner import FederatedAveraging
+from privfed.learners.neural.per_sample.gradients import PerSample
+from privfed.learners.neural.private_sgd.learner import FederatedSGD
 from privfed.learners.neural.program import TorchProgram
 
 DELTA, SILOS, HELD_OUT = 1e-5, 20, 0.2

@@ -31,7 +31,7 @@ import torch
 from privfed import LocalFederation
 from privfed.datasets import load_npz, load_sklearn, partition_dirichlet
 from privfed.learners.neural import FederatedAveraging
-from privfed.learners.neural.local import LocalTraining, proximal_term, train
+from privfed.learners.neural.averaging.local import LocalTraining, proximal_term, train
 from privfed.learners.neural.program import TorchProgram
 
 CLIENTS, EPOCHS, BATCH, RATE = 20, 5, 32, 0.1

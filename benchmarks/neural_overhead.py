@@ -4,10 +4,10 @@
     python benchmarks/neural_overhead.py --clients 4    # the same on fewer
     python benchmarks/neural_overhead.py --json
 
-The loop without: the same local training (`privfed.learners.neural.local.train`), its changes averaged by numpy. The
-loop with: client-level privacy, secure aggregation with masks, noise, adaptive clipping and a ledger. Both run in turn
-in this process on one thread; the least CPU time of each counts, and wall time stands beside it. Memory is what numpy
-and Python hold at most during a round, beside the data, for more and more clients.
+The loop without: the same local training (`privfed.learners.neural.averaging.local.train`), its changes averaged by
+numpy. The loop with: client-level privacy, secure aggregation with masks, noise, adaptive clipping and a ledger. Both
+run in turn in this process on one thread; the least CPU time of each counts, and wall time stands beside it. Memory is
+what numpy and Python hold at most during a round, beside the data, for more and more clients.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 
 from privfed import Budget, LocalFederation
 from privfed.learners.neural import FederatedAveraging
-from privfed.learners.neural.local import LocalTraining, train
+from privfed.learners.neural.averaging.local import LocalTraining, train
 from privfed.learners.neural.program import TorchProgram
 
 BAR = 0.15

@@ -20,8 +20,7 @@ from sklearn.metrics import average_precision_score
 
 import privfed
 from privfed.datasets import Dataset, partition_by_group
-from privfed.learners.neural import FederatedSGD, evaluate
-from privfed.learners.neural.hold_out import HoldOut
+from privfed.learners.neural import FederatedSGD, HoldOut, evaluate
 
 FEATURES, KINDS = 10, 3
 RARE = 10.0  # weight of a fraud in the loss: a public choice, since nobody may count them

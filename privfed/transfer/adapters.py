@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from privfed.errors import UsageError, checked_integer, checked_number
+from privfed.learners.neural.averaging.parameter_names import matches, patterns_of
 from privfed.learners.neural.losses import require_torch
-from privfed.learners.neural.parameter_names import matches, patterns_of
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from privfed.errors import UsageError
 from privfed.federation.release import Federation
-from privfed.learners.neural.evaluation import Measured, evaluate
+from privfed.learners.neural.evaluation.evaluation import Measured, evaluate
 from privfed.learners.neural.losses import LossLike
 
 if TYPE_CHECKING:

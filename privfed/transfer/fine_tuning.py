@@ -13,7 +13,7 @@ import numpy.typing as npt
 from privfed.errors import UsageError
 from privfed.federation.release import Federation
 from privfed.learners.base import Estimator
-from privfed.learners.neural.hold_out import HoldOut
+from privfed.learners.neural.evaluation.hold_out import HoldOut
 from privfed.learners.neural.losses import LossLike
 from privfed.query import FloatArray
 from privfed.transfer.check import Comparison, compare_models

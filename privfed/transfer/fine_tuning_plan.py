@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final, Literal, Self, get_args
 
 from privfed.errors import UsageError, checked_integer
 from privfed.federation.release import Federation
+from privfed.learners.neural.averaging.parameter_names import patterns_of
 from privfed.learners.neural.losses import require_torch
-from privfed.learners.neural.parameter_names import patterns_of
-from privfed.learners.neural.private_sgd import COUNT_SHARE
+from privfed.learners.neural.private_sgd.learner import COUNT_SHARE
 from privfed.learners.neural.state import Callbacks
 from privfed.transfer.schedule import Stage, gradual_unfreezing, head_of
 

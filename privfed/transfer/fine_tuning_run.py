@@ -10,10 +10,10 @@ import numpy as np
 
 from privfed.errors import UsageError
 from privfed.federation.release import Federation, Release
-from privfed.learners.neural.averaging import FederatedAveraging
-from privfed.learners.neural.objective import Anchor
-from privfed.learners.neural.parameter_names import matches
-from privfed.learners.neural.private_sgd import FederatedSGD
+from privfed.learners.neural.averaging.learner import FederatedAveraging
+from privfed.learners.neural.averaging.objective import Anchor
+from privfed.learners.neural.averaging.parameter_names import matches
+from privfed.learners.neural.private_sgd.learner import FederatedSGD
 from privfed.learners.neural.state import Callback, HistoryRow, TrainingState, Verdict
 from privfed.query import FloatArray
 from privfed.transfer.adapters import merge_adapters, with_adapters

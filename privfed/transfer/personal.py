@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from privfed.errors import DataError, UsageError
-from privfed.learners.neural.local import LocalOptimizer, LocalTraining, train
+from privfed.learners.neural.averaging.local import LocalOptimizer, LocalTraining, train
+from privfed.learners.neural.averaging.parameter_names import patterns_of
 from privfed.learners.neural.losses import LossLike
-from privfed.learners.neural.parameter_names import patterns_of
 from privfed.learners.neural.program import TorchProgram
 from privfed.transfer.schedule import Proximal, anchor_for, freeze_all_but, strengths_of
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from privfed.errors import UsageError, checked_integer
-from privfed.learners.neural.objective import Anchor
-from privfed.learners.neural.parameter_names import matches, patterns_of, refuse_unmatched
+from privfed.learners.neural.averaging.objective import Anchor
+from privfed.learners.neural.averaging.parameter_names import matches, patterns_of, refuse_unmatched
 from privfed.query import FloatArray
 
 if TYPE_CHECKING:

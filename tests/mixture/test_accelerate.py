@@ -14,11 +14,12 @@ from sklearn.decomposition import PCA
 from privfed import Budget, LocalFederation
 from privfed.errors import UsageError
 from privfed.learners.base import ConvergenceWarning
-from privfed.learners.mixture import GaussianMixture, accelerate
-from privfed.learners.mixture.accelerate import Chart, squarem_maximization
+from privfed.learners.mixture import GaussianMixture
 from privfed.learners.mixture.em import expectation_maximization, fit_rows, model_from_responsibilities
+from privfed.learners.mixture.exact import accelerate
+from privfed.learners.mixture.exact.accelerate import Chart, squarem_maximization
+from privfed.learners.mixture.exact.online import online_maximization, recentred
 from privfed.learners.mixture.initialise import initial_responsibilities
-from privfed.learners.mixture.online import online_maximization, recentred
 from privfed.statistics.mixture_estep import client_statistics
 from tests.mixture.cases import TYPES, clusters, random_model, rows_of
 

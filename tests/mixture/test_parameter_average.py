@@ -14,7 +14,7 @@ from privfed import Budget, LocalFederation
 from privfed.errors import UsageError
 from privfed.learners.mixture import GaussianMixture
 from privfed.learners.mixture.em import fit_rows
-from privfed.learners.mixture.parameter_average import LocalParameters
+from privfed.learners.mixture.exact.parameter_average import LocalParameters
 from privfed.query import decode_query, encode_query
 from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_model import MixtureModel

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from privfed import Budget, LocalFederation
 from privfed.errors import UsageError
 from privfed.learners.mixture import GaussianMixture
-from privfed.learners.mixture.personal import PersonalFederation
+from privfed.learners.mixture.exact.personal import PersonalFederation
 from privfed.query import decode_query, encode_query
 from privfed.statistics.mixture import MixtureStatistics, WhitenedMixtureStatistics
 from privfed.statistics.mixture_coordinates import Coordinates

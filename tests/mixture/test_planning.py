@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from privfed.errors import UsageError
 from privfed.learners.mixture import expected_excess_nats
-from privfed.learners.mixture.planning import (
+from privfed.learners.mixture.private.planning import (
     ACCEPTABLE,
     choose,
     excess,

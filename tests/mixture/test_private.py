@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from privfed.errors import UsageError
 from privfed.federation.release import Release
-from privfed.learners.mixture import private, private_update, recipe, single
-from privfed.learners.mixture.private import Estimate, Noise, RowCount, average, whitened_query
-from privfed.learners.mixture.private_update import FLOOR, Prior
-from privfed.learners.mixture.single import box_gaussian, single_update
+from privfed.learners.mixture.private import estimates, recipe, single, update
+from privfed.learners.mixture.private.estimates import Estimate, Noise, RowCount, average, whitened_query
+from privfed.learners.mixture.private.single import box_gaussian, single_update
+from privfed.learners.mixture.private.update import FLOOR, Prior
 from privfed.statistics.mixture import WhitenedMixtureStatistics
 from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_model import MixtureModel
@@ -184,7 +184,7 @@ def test_without_noise_the_update_approaches_the_m_step(kind):
     prior = Prior(np.cov(rows.T))
     for _ in range(25):
         query = query_for(model)
-        model = private_update.private_update(Estimate.of(query, released(query, rows)), prior)
+        model = update.private_update(Estimate.of(query, released(query, rows)), prior)
     assert model.log_likelihoods(rows).mean() > truth.log_likelihoods(rows).mean() - 0.003
 
 
@@ -205,7 +205,7 @@ def test_no_noise_collapses_an_update(seed, kind, K, d, n, strength):
         query = query_for(model)
         estimate = Estimate.of(query, released(query, rows, mu=10.0**strength, seed=seed + step))
         before = model
-        model = private_update.private_update(estimate, prior)
+        model = update.private_update(estimate, prior)
         values = np.linalg.eigvalsh(model.full_covariances())
         assert np.isfinite(model.means).all()
         assert values.min() >= FLOOR * (1 - 1e-9)
@@ -221,7 +221,7 @@ def test_rows_without_spread_end_at_the_floor(kind):
     rows = np.repeat([[0.0, 0.0], [3.0, 1.0]], 400, axis=0)
     for _ in range(12):
         query = query_for(model)
-        model = private_update.private_update(Estimate.of(query, released(query, rows)), Prior(np.eye(2)))
+        model = update.private_update(Estimate.of(query, released(query, rows)), Prior(np.eye(2)))
     values = np.linalg.eigvalsh(model.full_covariances())
     assert values.min() >= FLOOR * (1 - 1e-9)
     assert values.min() < 10 * FLOOR  # it is the floor that stops the fall
@@ -232,7 +232,7 @@ def test_drowned_updates_hardly_move(kind):
     model = random_model(kind, 3, 3, seed=1)
     query = query_for(model)
     estimate = Estimate.of(query, released(query, rows_of(model, 30, seed=1), mu=1e-3))
-    model_after = private_update.private_update(estimate, Prior(np.eye(3)))
+    model_after = update.private_update(estimate, Prior(np.eye(3)))
     moved = [np.linalg.norm(model.whiten(model_after.means[k : k + 1], k)) for k in range(3)]
     assert max(moved) < 1.0
 
@@ -241,7 +241,7 @@ def test_components_without_mass_stay_where_they_are():
     model = MixtureModel.from_covariances([0.5, 0.5], [[0.0, 0.0], [50.0, 50.0]], np.eye(2)[None].repeat(2, 0), "full")
     rows = np.random.default_rng(0).standard_normal((500, 2)) + 0.3
     query = query_for(model)
-    after = private_update.private_update(Estimate.of(query, released(query, rows, mu=0.5)), Prior(np.eye(2)))
+    after = update.private_update(Estimate.of(query, released(query, rows, mu=0.5)), Prior(np.eye(2)))
     np.testing.assert_array_equal(after.means[1], model.means[1])
     np.testing.assert_allclose(after.covariances[1], model.covariances[1])
     assert np.linalg.norm(after.means[0] - 0.3) < 0.2
@@ -282,7 +282,7 @@ def test_one_gaussian_never_collapses_either(seed, d, diagonal, strength):
 
 def test_the_servers_functions_take_releases_and_public_values_only():
     """No public function of the server's step accepts rows: arrays appear only as fields of what a release made."""
-    for module in (private, private_update, single):
+    for module in (estimates, update, single):
         for name in module.__all__:
             thing = getattr(module, name)
             if not inspect.isfunction(thing):

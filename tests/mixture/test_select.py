@@ -14,7 +14,7 @@ from sklearn.mixture import GaussianMixture as Peer
 from privfed import Budget, LocalFederation
 from privfed.errors import UsageError
 from privfed.learners.mixture import GaussianMixture, select_mixture
-from privfed.learners.mixture import select as module
+from privfed.learners.mixture.select import search as module
 from privfed.query import decode_query, encode_query
 from privfed.statistics.holdout import PartFederation, PartOfRows, held_out_rows
 from privfed.statistics.mixture_candidates import CandidateLikelihoods, candidate_block, capped_log_likelihoods

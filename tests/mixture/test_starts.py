@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from privfed import Budget, LocalFederation
 from privfed.errors import UsageError
 from privfed.learners.mixture import GaussianMixture
-from privfed.learners.mixture.advice import warn_bounds, warn_outdone
+from privfed.learners.mixture.private.advice import warn_bounds, warn_outdone
 from privfed.learners.mixture.refit import divided, merged, refit
 from privfed.learners.mixture.starts import spread_components
 from privfed.statistics.mixture_coordinates import Coordinates

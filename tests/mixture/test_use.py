@@ -10,7 +10,7 @@ import pytest
 from privfed.engines import LocalFederation
 from privfed.errors import UsageError
 from privfed.learners.mixture import GaussianMixture, anomaly_threshold, infer
-from privfed.learners.mixture.anomaly import _increasing
+from privfed.learners.mixture.use.anomaly import _increasing
 from privfed_accounting import Budget
 from tests.mixture.cases import random_model, rows_of
 

@@ -16,7 +16,8 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture as Peer
 
 from privfed import Budget, LocalFederation
-from privfed.learners.mixture import GaussianMixture, expected_excess_nats, planning
+from privfed.learners.mixture import GaussianMixture, expected_excess_nats
+from privfed.learners.mixture.private import planning
 from tests.mixture.cases import TYPES, random_model, rows_of
 
 SILOS = 20

@@ -21,9 +21,9 @@ import torch
 
 from privfed import Budget, Ledger, LocalFederation
 from privfed.learners.neural import FederatedAveraging
-from privfed.learners.neural.checkpoint import Checkpoint, load_checkpoint, resume
-from privfed.learners.neural.checkpoint_file import checkpoints_in
-from privfed.learners.neural.stored_memory import StoredMemory
+from privfed.learners.neural.checkpoints.checkpoint import Checkpoint, load_checkpoint, resume
+from privfed.learners.neural.checkpoints.file import checkpoints_in
+from privfed.learners.neural.checkpoints.stored_memory import StoredMemory
 
 ROUNDS = 5
 

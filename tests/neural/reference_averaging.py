@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 import torch
 
-from privfed.learners.neural.local import LocalTraining, batches
+from privfed.learners.neural.averaging.local import LocalTraining, batches
 
 
 def local_seed(seed: int, number: int) -> int:

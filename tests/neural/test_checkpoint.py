@@ -13,13 +13,19 @@ from hypothesis import strategies as st
 
 from privfed import Budget, LocalFederation, UsageError
 from privfed.learners.neural import FederatedAveraging
-from privfed.learners.neural.array_files import decoded_arrays, encoded_arrays, write_whole
-from privfed.learners.neural.checkpoint import Checkpoint, CheckpointError, check_ledger, load_checkpoint, resume
-from privfed.learners.neural.early_stopping import EarlyStopping
-from privfed.learners.neural.hold_out import HoldOut
-from privfed.learners.neural.private_sgd import FederatedSGD
+from privfed.learners.neural.checkpoints.array_files import decoded_arrays, encoded_arrays, write_whole
+from privfed.learners.neural.checkpoints.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    check_ledger,
+    load_checkpoint,
+    resume,
+)
+from privfed.learners.neural.checkpoints.stored_memory import StoredMemory
+from privfed.learners.neural.evaluation.early_stopping import EarlyStopping
+from privfed.learners.neural.evaluation.hold_out import HoldOut
+from privfed.learners.neural.private_sgd.learner import FederatedSGD
 from privfed.learners.neural.state import Callback, TrainingState
-from privfed.learners.neural.stored_memory import StoredMemory
 from privfed_accounting import verify
 from tests.neural.test_early_stopping import model, silos
 
@@ -273,7 +279,7 @@ def test_a_forger_who_knows_the_format_is_found_by_the_ledger(tmp_path) -> None:
     path = tmp_path / "run" / "round-000002.json"
     import msgspec
 
-    from privfed.learners.neural.checkpoint_file import CheckpointFile
+    from privfed.learners.neural.checkpoints.file import CheckpointFile
 
     file = msgspec.json.decode(path.read_bytes(), type=CheckpointFile)
     forged = msgspec.structs.replace(file, seed=file.seed + 1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from privfed.errors import UsageError
 from privfed.federation.memory import StagedMemory
-from privfed.learners.neural.compression import Compression, Compressor
+from privfed.learners.neural.averaging.compression import Compression, Compressor
 
 LAYOUT = (("body.weight", (6, 3, 2)), ("body.bias", (6,)), ("head.weight", (4, 15)), ("head.bias", (4,)), ("t", ()))
 LENGTH = 36 + 6 + 60 + 4 + 1

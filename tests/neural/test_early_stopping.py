@@ -9,9 +9,9 @@ import pytest
 
 from privfed import Budget, LocalFederation, UsageError
 from privfed.learners.neural import FederatedAveraging
-from privfed.learners.neural.early_stopping import EarlyStopping
-from privfed.learners.neural.evaluation import Evaluation, Measured
-from privfed.learners.neural.hold_out import HoldOut
+from privfed.learners.neural.evaluation.early_stopping import EarlyStopping
+from privfed.learners.neural.evaluation.evaluation import Evaluation, Measured
+from privfed.learners.neural.evaluation.hold_out import HoldOut
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.state import TrainingState
 
@@ -50,7 +50,7 @@ class Scripted:
             value, error = figures[round - 1]
             return Evaluation(Measured(100.0, 1.0), 4.0, 4.0, **{metric: Measured(value, error)})
 
-        monkeypatch.setattr("privfed.learners.neural.early_stopping.evaluate", evaluated)
+        monkeypatch.setattr("privfed.learners.neural.evaluation.early_stopping.evaluate", evaluated)
 
     def state(self, round: int, rounds: int) -> TrainingState:
         return TrainingState(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privfed.learners.neural.limbs import Limbs, LongSum
+from privfed.learners.neural.averaging.limbs import Limbs, LongSum
 
 GRID = 2.0**40
 

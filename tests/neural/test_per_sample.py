@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from privfed.errors import DataError, UsageError
-from privfed.learners.neural.per_sample import GradientSum, PerSample, per_sample
+from privfed.learners.neural.evaluation.scores import ModelScores
+from privfed.learners.neural.per_sample.gradients import GradientSum, PerSample, per_sample
 from privfed.learners.neural.program import TorchProgram
-from privfed.learners.neural.scores import ModelScores
 from privfed.query import Query
 from privfed.statistics.programs import install
 from tests.privfed.query_contract import QueryContract

@@ -12,8 +12,8 @@ from scipy import stats
 from torch import nn
 
 from privfed import Budget, BudgetExhausted, Count, LocalFederation, Sampling, UsageError
-from privfed.learners.neural.per_sample import GradientSum
-from privfed.learners.neural.private_sgd import FederatedSGD
+from privfed.learners.neural.per_sample.gradients import GradientSum
+from privfed.learners.neural.private_sgd.learner import FederatedSGD
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.state import TrainingState, Verdict
 from privfed.statistics.programs import install

@@ -11,7 +11,7 @@ from torch import nn
 
 from privfed import Budget, LocalFederation
 from privfed.federation import client
-from privfed.learners.neural.private_sgd import FederatedSGD
+from privfed.learners.neural.private_sgd.learner import FederatedSGD
 
 opacus = pytest.importorskip("opacus")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of opacus

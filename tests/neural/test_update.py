@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privfed import Budget, DataError, LocalFederation, Loss, UsageError
-from privfed.learners.neural.compression import Compression
-from privfed.learners.neural.local import LocalTraining, batches, effective_steps, train
-from privfed.learners.neural.objective import Anchor
+from privfed.learners.neural.averaging.compression import Compression
+from privfed.learners.neural.averaging.local import LocalTraining, batches, effective_steps, train
+from privfed.learners.neural.averaging.objective import Anchor
+from privfed.learners.neural.averaging.update import ModelUpdate
 from privfed.learners.neural.program import TorchProgram
-from privfed.learners.neural.update import ModelUpdate
 from privfed.query import decode_query, encode_query
 from privfed.statistics.programs import install
 from tests.privfed.query_contract import hostile_rows

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from privfed.errors import UsageError
-from privfed.learners.neural.evaluation import Measured
+from privfed.learners.neural.evaluation.evaluation import Measured
 from privfed.transfer.check import Comparison, ModelFigures
 
 

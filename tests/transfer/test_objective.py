@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privfed.errors import UsageError
-from privfed.learners.neural.objective import Anchor
+from privfed.learners.neural.averaging.objective import Anchor
 
 torch = pytest.importorskip("torch")
 

@@ -1,11 +1,14 @@
 """Federated Gaussian mixtures: exact from sums, and under differential privacy."""
 
-from privfed.learners.mixture.anomaly import AnomalyThreshold, anomaly_threshold
 from privfed.learners.mixture.estimator import GaussianMixture
-from privfed.learners.mixture.explain import Explanation, explain_scores
-from privfed.learners.mixture.inference import FederatedInference, infer
-from privfed.learners.mixture.planning import expected_excess_nats
-from privfed.learners.mixture.plots import (
+from privfed.learners.mixture.private.planning import expected_excess_nats
+from privfed.learners.mixture.reports import RoundReport
+from privfed.learners.mixture.select.search import select_mixture
+from privfed.learners.mixture.select.selection import Candidate, MixtureSelection
+from privfed.learners.mixture.use.anomaly import AnomalyThreshold, anomaly_threshold
+from privfed.learners.mixture.use.explain import Explanation, explain_scores
+from privfed.learners.mixture.use.inference import FederatedInference, infer
+from privfed.learners.mixture.use.plots import (
     plot_contributions,
     plot_ellipses,
     plot_likelihood,
@@ -14,9 +17,6 @@ from privfed.learners.mixture.plots import (
     plot_threshold,
     plot_weights,
 )
-from privfed.learners.mixture.reports import RoundReport
-from privfed.learners.mixture.select import select_mixture
-from privfed.learners.mixture.selection import Candidate, MixtureSelection
 from privfed.statistics.mixture_model import MixtureModel
 
 __all__ = [

@@ -14,12 +14,14 @@ import numpy.typing as npt
 from privfed.errors import UsageError
 from privfed.federation.release import Federation, Release
 from privfed.learners.base import ConvergenceWarning, check_random_state, recognised
-from privfed.learners.mixture.accelerate import squarem_maximization
 from privfed.learners.mixture.em import EMResult, fit_rows
-from privfed.learners.mixture.exact import Acceleration, Algorithm, fit_exact
+from privfed.learners.mixture.exact.accelerate import squarem_maximization
+from privfed.learners.mixture.exact.fit import Acceleration, Algorithm, fit_exact
+from privfed.learners.mixture.exact.parameter_average import Aggregation
+from privfed.learners.mixture.exact.personal import Personal, PersonalFederation
+from privfed.learners.mixture.exact.rows import check_algorithm_of_rows, start_from_rows
 from privfed.learners.mixture.fitted import IntArray
 from privfed.learners.mixture.initialise import FederatedInit, InitParams, federated_init, rows_init
-from privfed.learners.mixture.parameter_average import Aggregation
 from privfed.learners.mixture.parameters import (
     Start,
     check_bounds,
@@ -30,11 +32,9 @@ from privfed.learners.mixture.parameters import (
     required_bounds,
 )
 from privfed.learners.mixture.persistence import Persistence
-from privfed.learners.mixture.personal import Personal, PersonalFederation
-from privfed.learners.mixture.planning import Choice
-from privfed.learners.mixture.private_starts import fit_under_budget
+from privfed.learners.mixture.private.planning import Choice
+from privfed.learners.mixture.private.starts import fit_under_budget
 from privfed.learners.mixture.reports import RoundReport, caller_level
-from privfed.learners.mixture.rows import check_algorithm_of_rows, start_from_rows
 from privfed.learners.validation import as_rows, feature_names
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
@@ -52,7 +52,7 @@ class GaussianMixture(Personal, Persistence):
 
     On one array it is `sklearn.mixture.GaussianMixture`: same parameters, same fit from the same start or seed. On a
     federation each EM step is one protected sum: without a budget the fit equals EM on all rows; with one it follows a
-    differentially private recipe (`privfed.learners.mixture.recipe`).
+    differentially private recipe (`privfed.learners.mixture.private.recipe`).
 
     Args:
         n_components: K, >= 1.

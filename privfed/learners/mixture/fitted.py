@@ -17,7 +17,7 @@ from privfed.statistics.mapped import by_parts
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel, n_parameters
 
 if TYPE_CHECKING:
-    from privfed.learners.mixture.explain import Explanation
+    from privfed.learners.mixture.use.explain import Explanation
 
 __all__ = ["FittedMixture", "IntArray"]
 
@@ -101,7 +101,7 @@ class FittedMixture(Estimator):
 
     def explain(self, X: Any, *, names: Sequence[str] | None = None) -> Explanation:
         """Return why the rows of `X` score as they do, see `Explanation`; `names` of features are for its table."""
-        from privfed.learners.mixture.explain import explain_scores
+        from privfed.learners.mixture.use.explain import explain_scores
 
         return explain_scores(self, X, names=names)
 

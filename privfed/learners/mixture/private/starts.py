@@ -1,0 +1,148 @@
+"""Starts under a budget other than the recipe's own, and the recipe from there.
+
+    moments      5 % for one Gaussian, divided into K cells: the cheapest start, for clusters that lie apart
+    dp-kmeans    20 % more for Lloyd steps of up to 3 K centres from such cells, and the refit of draws from clusters
+
+Both then run the recipe from the start they found, with what is left. The recipe's own start, "cells", takes its
+over-complete stage as EM, which knows widths and shapes where k-means knows distances only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+
+from privfed.federation.release import Federation, Release
+from privfed.learners.mixture.frames import frame_of, refitted
+from privfed.learners.mixture.initialise import FederatedInit
+from privfed.learners.mixture.lloyd import lloyd
+from privfed.learners.mixture.parameters import Start
+from privfed.learners.mixture.private.estimates import Estimate, RowCount
+from privfed.learners.mixture.private.planning import choose, start_components
+from privfed.learners.mixture.private.recipe import PrivateFit, fit_private
+from privfed.learners.mixture.private.single import MOMENT_ROUNDS, box_gaussian, single_update
+from privfed.learners.mixture.reports import RoundReport
+from privfed.learners.mixture.starts import spread_components
+from privfed.query import FloatArray, Query
+from privfed.statistics.mixture import WhitenedMixtureStatistics
+from privfed.statistics.mixture_coordinates import Coordinates
+from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
+
+__all__ = ["fit_under_budget"]
+
+MOMENTS_SHARE: Final = 0.05
+CLUSTERS_SHARE: Final = 0.2
+LLOYD_ROUNDS: Final = 6
+LIKELIHOOD_SHARE: Final = 0.02
+LEAST_START_WEIGHT: Final = 0.3  # of an average centre's
+
+
+@dataclass
+class _Run:
+    federation: Federation
+    random: Generator
+    report: Callable[[RoundReport], object]
+    count: RowCount = field(default_factory=RowCount)
+    releases: list[Release] = field(default_factory=list)
+    spent: float = 0.0
+
+    def ask(self, query: Query, stage: str, round: int, rounds: int, share: float) -> Release:
+        release = self.federation.release(query, share=share, purpose=f"mixture: {stage}", rounds=rounds - round + 1)
+        self.spent += share
+        self.releases.append(release)
+        self.report(RoundReport(stage, round, rounds, release, None))
+        return release
+
+
+def fit_under_budget(
+    federation: Federation,
+    *,
+    init: FederatedInit,
+    n_components: int,
+    covariance_type: CovarianceType,
+    low: FloatArray,
+    high: FloatArray,
+    share: float,
+    rounds: int | None,
+    start: Start,
+    warm: MixtureModel | None,
+    random: Generator,
+    report: Callable[[RoundReport], object],
+) -> PrivateFit:
+    """Fit a mixture under the federation's budget from the start that `init` names; see `fit_private`.
+
+    Guarantees:
+        Data enter only through the federation's releases; the sum of their shares is at most `share`.
+    """
+    run = _Run(federation, random, report)
+    given = warm is not None or any(part is not None for part in (start.weights, start.means, start.precisions))
+    if init != "cells" and not given and n_components > 1:
+        start = _found(run, init, n_components, covariance_type, low=low, high=high, share=share)
+    fit = fit_private(
+        federation,
+        n_components=n_components,
+        covariance_type=covariance_type,
+        low=low,
+        high=high,
+        share=share - run.spent,
+        rounds=rounds,
+        start=start,
+        warm=warm,
+        random=random,
+        report=report,
+    )
+    return replace(fit, releases=(*run.releases, *fit.releases))
+
+
+def _found(
+    run: _Run,
+    init: FederatedInit,
+    K: int,
+    kind: CovarianceType,
+    *,
+    low: FloatArray,
+    high: FloatArray,
+    share: float,
+) -> Start:
+    """Return the start; none where the budget carries only a simpler model, which the recipe then says and fits."""
+    gaussian = _moments(run, low, high, diagonal=kind in ("diag", "spherical"), share=share * MOMENTS_SHARE)
+    d, n, mu2 = len(low), run.count.value, share * run.federation.total_mu**2
+    looking = mu2 * CLUSTERS_SHARE if init == "dp-kmeans" else None
+    choice = choose(n, d, K, kind, mu2=mu2 * (1 - MOMENTS_SHARE - CLUSTERS_SHARE), start_mu2=looking)
+    if (choice.covariance_type, choice.n_components) != (kind, K):
+        return Start(None, None, None)
+    frame = frame_of(gaussian, "full", low=low, high=high)
+    if init == "moments":
+        model = frame.to_data(spread_components(frame, np.eye(d), K, "full", run.random))
+        model = MixtureModel.from_matrices(model.weights, model.means, model.covariances, kind)
+        return Start(model.weights, np.clip(model.means, low, high), model.precisions)
+    many = start_components(
+        n, d, K, "spherical", mu2=mu2 * CLUSTERS_SHARE, rounds=LLOYD_ROUNDS, likelihood_share=LIKELIHOOD_SHARE
+    )
+    cells = frame.to_data(spread_components(frame, np.eye(d), many, "full", run.random))
+    each = share * CLUSTERS_SHARE / LLOYD_ROUNDS
+    clusters = lloyd(
+        lambda query, round: run.ask(query, "start", round, LLOYD_ROUNDS, each),
+        cells,
+        Coordinates(low, high, (low + high) / 2, np.diag(2.0 / (high - low))),
+        (high - low) / 2,
+        rounds=LLOYD_ROUNDS,
+        clipped=True,
+    )
+    model = refitted(clusters.mixture(least_weight=LEAST_START_WEIGHT / many), K, kind, run.random)
+    return Start(model.weights / model.weights.sum(), np.clip(model.means, low, high), model.precisions)
+
+
+def _moments(run: _Run, low: FloatArray, high: FloatArray, *, diagonal: bool, share: float) -> MixtureModel:
+    """Return one released Gaussian in units of the data."""
+    box = Coordinates(low, high, (low + high) / 2, np.diag(2.0 / (high - low)))
+    model = box_gaussian(len(low), diagonal=diagonal)
+    for index, part in enumerate(MOMENT_ROUNDS):
+        query = WhitenedMixtureStatistics.of(model, box, likelihood_share=LIKELIHOOD_SHARE)
+        release = run.ask(query, "moments", index + 1, len(MOMENT_ROUNDS), share * part)
+        run.count = run.count.add(release)
+        model = single_update(Estimate.of(query, release, rows=run.count))
+    return box.to_data(model)

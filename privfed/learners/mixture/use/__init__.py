@@ -1,0 +1,1 @@
+"""What a fitted mixture is for: anomaly thresholds, federated inference, explanations, figures."""
