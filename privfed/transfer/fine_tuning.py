@@ -13,9 +13,9 @@ import numpy.typing as npt
 from privfed.errors import UsageError
 from privfed.federation.release import Federation
 from privfed.learners.base import Estimator
-from privfed.learners.neural.evaluation.hold_out import HoldOut
 from privfed.learners.neural.losses import LossLike
 from privfed.query import FloatArray
+from privfed.statistics.hold_out import HoldOut
 from privfed.transfer.check import Comparison, compare_models
 from privfed.transfer.fine_tuning_plan import Learner, Mode, Plan
 from privfed.transfer.fine_tuning_run import Run, feature_shape_of, outputs_of

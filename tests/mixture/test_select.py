@@ -15,11 +15,9 @@ from privfed import Budget, LocalFederation
 from privfed.errors import UsageError
 from privfed.learners.mixture import GaussianMixture, select_mixture
 from privfed.learners.mixture.select import search as module
-from privfed.query import decode_query, encode_query
-from privfed.statistics.holdout import PartFederation, PartOfRows, held_out_rows
+from privfed.statistics.hold_out import HoldOut, held_out_mask
 from privfed.statistics.mixture_candidates import CandidateLikelihoods, candidate_block, capped_log_likelihoods
 from privfed.statistics.mixture_model import MixtureModel
-from privfed.statistics.moments import Count, Moments
 from tests.mixture.cases import TYPES, clusters, random_model, rows_of
 from tests.privfed.query_contract import QueryContract, hostile_rows
 
@@ -40,11 +38,6 @@ def candidates(d=3, reach=(4.0, 0.5, 2.0, 1.0), **changes):
 class TestCandidateLikelihoods(QueryContract):
     def make(self):
         return candidates()
-
-
-class TestPartOfRows(QueryContract):
-    def make(self):
-        return PartOfRows(encode_query(Moments(np.zeros(3), 2.0)), 7, 0.3, True)
 
 
 # --- the sums ---------------------------------------------------------------------------------------------------------
@@ -103,41 +96,6 @@ def test_bad_questions_are_refused(changes, message):
     assert candidates(largest_distance=1e300).row_error == np.inf  # no budget admits the uncapped one
 
 
-# --- rows kept back ---------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**31), salt=st.integers(0, 2**63 - 1), fraction=st.floats(0.05, 0.95))
-def test_a_rows_side_is_its_own(seed, salt, fraction):
-    """Whatever stands beside it; equal rows together; about the fraction asked for."""
-    rows = np.random.default_rng(seed).standard_normal((400, 3))
-    out = held_out_rows(rows, salt, fraction)
-    order = np.random.default_rng(seed).permutation(400)
-    np.testing.assert_array_equal(held_out_rows(rows[order], salt, fraction), out[order])
-    np.testing.assert_array_equal(held_out_rows(rows[:7], salt, fraction), out[:7])
-    assert abs(out.mean() - fraction) < 5 * np.sqrt(fraction * (1 - fraction) / 400)
-    zero = np.array([[0.0, 1.0], [-0.0, 1.0]])
-    assert len(set(held_out_rows(zero, salt, fraction))) == 1
-
-
-def test_the_two_parts_make_the_whole():
-    rows = [np.random.default_rng(i).standard_normal((80, 2)) for i in range(3)]
-    silos = LocalFederation(rows, mode="trusted")
-    counts = [
-        float(PartFederation(silos, salt=3, fraction=0.25, held_out=side).release(Count())["count"])
-        for side in (True, False)
-    ]
-    assert sum(counts) == pytest.approx(240)
-    assert 30 < counts[0] < 90
-    nested = encode_query(PartOfRows(encode_query(Count()), 3, 0.25, True))
-    with pytest.raises(UsageError, match="no sum over rows"):
-        PartOfRows(nested, 1, 0.5, True)
-    for salt, fraction in ((-1, 0.5), (0, 0.0), (0, 1.0)):
-        with pytest.raises(UsageError):
-            PartOfRows(encode_query(Count()), salt, fraction, True)
-    assert isinstance(decode_query(nested), PartOfRows)
-
-
 # --- without a budget -------------------------------------------------------------------------------------------------
 
 
@@ -175,7 +133,7 @@ def test_rows_kept_back_choose_without_a_penalty(federated):
     chosen = select_mixture(data, (2, 3, 4), criterion="held_out", random_state=0, max_iter=300)
     assert chosen.chosen.n_components >= 3
     assert chosen.chosen.criterion == max(one.criterion for one in chosen.candidates)
-    out = held_out_rows(X, int(np.random.RandomState(0).randint(2**31)), 0.2)
+    out = held_out_mask(X, 0.2, int(np.random.RandomState(0).randint(2**31)))
     assert chosen.n_rows == pytest.approx(out.sum())
     assert chosen.mixture.score(X) > -np.inf  # refitted to all rows
 
@@ -262,7 +220,7 @@ def test_components_that_noise_put_anywhere_are_left_out():
 
 
 def test_ties_go_to_the_simpler_model():
-    job = module._Job(((1, "full"), (2, "full"), (3, "full")), "held_out", 0.2, 0, {})
+    job = module._Job(((1, "full"), (2, "full"), (3, "full")), "held_out", HoldOut(0.2), {})
     likelihoods = np.array([-6.0, -5.01, -5.0])
     _, sharp = module._judged(job, likelihoods, 1000.0, np.array([0.0, 0.001, 0.0]), 2)
     _, blurred = module._judged(job, likelihoods, 1000.0, np.array([0.0, 0.01, 0.0]), 2)
@@ -271,7 +229,7 @@ def test_ties_go_to_the_simpler_model():
 
 
 def test_what_the_budget_cannot_carry_is_not_chosen():
-    job = module._Job(((1, "full"), (2, "full"), (2, "tied")), "bic", 0.2, 0, {})
+    job = module._Job(((1, "full"), (2, "full"), (2, "tied")), "bic", HoldOut(0.2), {})
     likelihoods, noise = np.array([-6.0, -3.0, -3.5]), np.zeros(3)
     assert module._judged(job, likelihoods, 1000.0, noise, 2, losses=np.array([0.1, 0.2, 0.1]))[1] == 1
     assert module._judged(job, likelihoods, 1000.0, noise, 2, losses=np.array([0.1, 3.0, 0.1]))[1] == 2

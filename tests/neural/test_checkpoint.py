@@ -23,9 +23,9 @@ from privfed.learners.neural.checkpoints.checkpoint import (
 )
 from privfed.learners.neural.checkpoints.stored_memory import StoredMemory
 from privfed.learners.neural.evaluation.early_stopping import EarlyStopping
-from privfed.learners.neural.evaluation.hold_out import HoldOut
 from privfed.learners.neural.private_sgd.learner import FederatedSGD
 from privfed.learners.neural.state import Callback, TrainingState
+from privfed.statistics.hold_out import HoldOut
 from privfed_accounting import verify
 from tests.neural.test_early_stopping import model, silos
 

@@ -11,9 +11,9 @@ from privfed import Budget, LocalFederation, UsageError
 from privfed.learners.neural import FederatedAveraging
 from privfed.learners.neural.evaluation.early_stopping import EarlyStopping
 from privfed.learners.neural.evaluation.evaluation import Evaluation, Measured
-from privfed.learners.neural.evaluation.hold_out import HoldOut
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.state import TrainingState
+from privfed.statistics.hold_out import HoldOut
 
 torch = pytest.importorskip("torch")
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from privfed import Budget, BudgetExhausted, DataError, LocalFederation, UsageError
 from privfed.learners.neural import FederatedAveraging
 from privfed.learners.neural.evaluation.evaluation import evaluate, quantile_of
-from privfed.learners.neural.evaluation.hold_out import HoldOut
 from privfed.learners.neural.evaluation.scores import ModelScores, SiloAccuracies, row_scores
 from privfed.learners.neural.program import TorchProgram
 from privfed.query import decode_query, encode_query
+from privfed.statistics.hold_out import HoldOut
 from privfed.statistics.programs import install
 
 torch = pytest.importorskip("torch")
@@ -463,7 +463,7 @@ def test_evaluation_is_on_the_rows_that_training_never_saw() -> None:
 
 
 def hold_out_rows(X, y, hold_out):
-    from privfed.learners.neural.evaluation.hold_out import held_out_mask
+    from privfed.statistics.hold_out import held_out_mask
 
     mask = held_out_mask(np.column_stack([X, y]), hold_out.fraction, hold_out.seed)
     return X[mask], y[mask]

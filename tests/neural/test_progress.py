@@ -11,8 +11,8 @@ from rich.errors import LiveError
 from privfed import Budget, LocalFederation, Loss, UsageError
 from privfed.learners.neural import FederatedAveraging
 from privfed.learners.neural.evaluation.early_stopping import EarlyStopping
-from privfed.learners.neural.evaluation.hold_out import HoldOut
 from privfed.learners.neural.progress import Progress
+from privfed.statistics.hold_out import HoldOut
 from privfed_accounting import Sampling
 from tests.neural.test_early_stopping import model, silos
 

@@ -35,7 +35,7 @@ from privfed.learners.mixture.private.planning import ACCEPTABLE, excess
 from privfed.learners.mixture.select.selection import Candidate, Criterion, MixtureSelection, criterion_of
 from privfed.learners.validation import as_rows
 from privfed.query import FloatArray
-from privfed.statistics.holdout import PartFederation, held_out_rows
+from privfed.statistics.hold_out import HoldOut, held_out_mask
 from privfed.statistics.mixture_candidates import LEAST_REACH, CandidateLikelihoods, candidate_block
 from privfed.statistics.mixture_model import COVARIANCE_TYPES, CovarianceType, Generator, MixtureModel, n_parameters
 
@@ -105,7 +105,7 @@ def select_mixture(
     if taken & set(settings):
         raise UsageError(f"{sorted(taken & set(settings))} differ by candidate: leave them out")
     random = check_random_state(random_state)
-    job = _Job(specs, criterion, fraction, _seed(random), settings)
+    job = _Job(specs, criterion, HoldOut(fraction, _seed(random)), settings)
     if not is_federation(data):
         return _of_rows(job, as_rows(data, estimator="select_mixture", min_samples=2), random)
     limits = None if bounds is None else check_bounds(bounds, data.n_features)
@@ -119,8 +119,7 @@ def select_mixture(
 class _Job:
     specs: tuple[Spec, ...]
     criterion: Criterion
-    held_out: float
-    salt: int
+    split: HoldOut
     settings: dict[str, Any]
 
     def estimator(self, spec: Spec, random: Generator, **more: Any) -> GaussianMixture:
@@ -130,7 +129,7 @@ class _Job:
         """The rows to fit to, or to judge by; all of them but for criterion "held_out"."""
         if self.criterion != "held_out":
             return federation
-        return PartFederation(federation, salt=self.salt, fraction=self.held_out, held_out=held_out)
+        return self.split.evaluation(federation) if held_out else self.split.training(federation)
 
 
 def _seed(random: Generator) -> int:
@@ -152,7 +151,7 @@ def _specs(n_components: Iterable[int], covariance_types: Sequence[CovarianceTyp
 
 
 def _of_rows(job: _Job, rows: FloatArray, random: Generator) -> MixtureSelection:
-    out = held_out_rows(rows, job.salt, job.held_out)
+    out = held_out_mask(rows, job.split.fraction, job.split.seed)
     train, test = (rows[~out], rows[out]) if job.criterion == "held_out" else (rows, rows)
     if len(test) == 0 or len(train) < max(K for K, _ in job.specs):
         raise UsageError(f"{len(rows)} rows leave {len(test)} to judge by and {len(train)} to fit to: bring more rows")
@@ -216,7 +215,7 @@ def _under_budget(
     release = job.part(federation, held_out=True).release(
         question, share=share * JUDGE_SHARE, purpose="mixture: judgement"
     )
-    rows = n * (job.held_out if job.criterion == "held_out" else 1.0)
+    rows = n * (job.split.fraction if job.criterion == "held_out" else 1.0)
     likelihoods, errors = _differences(question, release, rows)
     main = mu2 * (1 - FIT_SHARE - JUDGE_SHARE)
     losses = np.array([excess(n, d, K, kind, mu2=main) for K, kind in job.specs])

@@ -8,9 +8,9 @@ from typing import Any, Final, Literal
 
 from privfed.errors import UsageError, checked_integer, checked_number, warn_caller
 from privfed.learners.neural.evaluation.evaluation import Evaluation, Measured, evaluate
-from privfed.learners.neural.evaluation.hold_out import HoldOut
 from privfed.learners.neural.state import Callback, TrainingState, Verdict
 from privfed.query import FloatArray, frozen_array
+from privfed.statistics.hold_out import HoldOut
 
 __all__ = ["EarlyStopping"]
 

@@ -14,12 +14,12 @@ import numpy as np
 
 from privfed.errors import UsageError, checked_number
 from privfed.federation.release import Federation, Release
-from privfed.learners.neural.evaluation.hold_out import FederationPart, HoldOut
 from privfed.learners.neural.evaluation.scores import ModelScores, SiloAccuracies, task_of
 from privfed.learners.neural.losses import LossLike
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.running import program_for
 from privfed.query import FloatArray
+from privfed.statistics.hold_out import FederationPart, HoldOut
 from privfed.statistics.programs import install
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as hnp
 
 from privfed import Budget, LocalFederation, UsageError
 from privfed.federation import Federation
-from privfed.learners.neural.evaluation import hold_out as module
-from privfed.learners.neural.evaluation.hold_out import ClientPart, FederationPart, HoldOut, RowPart, held_out_mask
 from privfed.query import decode_query, encode_query
+from privfed.statistics import hold_out as module
+from privfed.statistics.hold_out import ClientPart, FederationPart, HoldOut, RowPart, held_out_mask
 from privfed.statistics.moments import Count, VectorSum
 from privfed.statistics.vectors import AdaptiveSum
 from tests.privfed.query_contract import QueryContract
