@@ -1,7 +1,7 @@
 """Queries of a Gaussian mixture: the E-step of one EM round as a sum of bounded rows.
 
-Both queries carry the current model as plain arrays, in working coordinates `z = (clip(x, low, high) - centre) @
-transform`: public numbers that a server chose. `MixtureStatistics` gives the exact sums and is meant for
+Both queries carry the current model and its working coordinates as plain arrays: public numbers that a server chose,
+checked by `LocatedModelQuery`. `MixtureStatistics` gives the exact sums and is meant for
 federations without a budget; `WhitenedMixtureStatistics` clips each row under each component and is what a budget
 buys most with.
 """
@@ -18,11 +18,12 @@ import numpy as np
 from privfed.errors import UsageError
 from privfed.mechanism.clip import clip_rows
 from privfed.mechanism.sensitivity import chunked_sum
-from privfed.query import Block, FloatArray, Query, frozen_array, require_moderate
+from privfed.query import Block, FloatArray
 from privfed.statistics.mixture_clipping import block_costs, clipping
 from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_estep import MixtureSums, choose_reference, e_step, second_shape
-from privfed.statistics.mixture_model import COVARIANCE_TYPES, LOG_2PI, CovarianceType, MixtureModel
+from privfed.statistics.mixture_model import LOG_2PI, MixtureModel
+from privfed.statistics.mixture_query import LocatedModelQuery, located_fields
 from privfed.statistics.moments import svec
 
 __all__ = ["MixtureStatistics", "WhitenedMixtureStatistics"]
@@ -32,76 +33,8 @@ MAX_SQUARED_DISTANCE: Final = 2.0**10
 UNIT_ROUNDOFF: Final = 2.0**-53
 
 
-class _MixtureQuery(Query):
-    """What both queries share: the model and the coordinates, as fields that travel."""
-
-    weights: FloatArray
-    means: FloatArray
-    precisions_cholesky: FloatArray
-    covariance_type: CovarianceType
-    low: FloatArray
-    high: FloatArray
-    centre: FloatArray
-    transform: FloatArray
-
-    def _check(self) -> None:
-        if self.covariance_type not in COVARIANCE_TYPES:
-            raise UsageError(f"covariance_type is {self.covariance_type!r}, expected one of {COVARIANCE_TYPES}")
-        for name in ("weights", "means", "precisions_cholesky"):
-            array = frozen_array(getattr(self, name))
-            require_moderate(name, array)
-            object.__setattr__(self, name, array)
-        factors = self.precisions_cholesky
-        matrix = self.covariance_type in ("full", "tied") and factors.ndim >= 2
-        if not ((np.diagonal(factors, axis1=-2, axis2=-1) if matrix else factors) > 0).all():
-            raise UsageError("precisions_cholesky needs factors with positive diagonals")
-        model = MixtureModel.from_factors(self.weights, self.means, self.precisions_cholesky, self.covariance_type)
-        coordinates = Coordinates(self.low, self.high, self.centre, self.transform)
-        if coordinates.centre.shape != (model.n_features,):
-            raise UsageError(f"centre has shape {coordinates.centre.shape}, the model has {model.n_features} features")
-        if (self.weights < 0).any() or not math.isfinite(float(model.log_determinants.sum())):
-            raise UsageError("the model needs weights of at least 0 and factors whose determinants are finite")
-        for name in ("low", "high", "centre", "transform"):
-            object.__setattr__(self, name, getattr(coordinates, name))
-
-    @property
-    def coordinates(self) -> Coordinates:
-        """The working coordinates of the model."""
-        return Coordinates(self.low, self.high, self.centre, self.transform)
-
-    @property
-    def model(self) -> MixtureModel:
-        """The model under which the E-step is taken, in working coordinates."""
-        return MixtureModel.from_factors(self.weights, self.means, self.precisions_cholesky, self.covariance_type)
-
-    @property
-    def n_features(self) -> int:
-        """d."""
-        return int(self.means.shape[1])
-
-    def _whitening_error(self, corner: FloatArray) -> float:
-        """Greatest L2 distance between two evaluations of a whitened row, for rows within `corner` of the centre.
-
-        y = (c T - m) P with |c| <= corner, entry by entry. A product of d terms is off by at most gamma_d |a||B|,
-        whatever the order of its sums (Higham 2002, section 3.5), so with Z = corner |T| + |m| the first product moves
-        y by at most gamma_d Z |P|, the second by as much, and two evaluations lie at most 4 gamma_d Z |P| apart.
-
-        Bounds by norms would not do: features in units 1e-3 and 1e3 have a large |corner| and a large |T|, and
-        moderate products.
-        """
-        if not np.isfinite(corner).all():
-            return math.inf
-        factors, kind = np.abs(self.precisions_cholesky), self.covariance_type
-        moved = corner @ np.abs(self.transform) + np.abs(self.means)
-        if kind in ("full", "tied"):
-            stretched = np.einsum("kj,ji->ki" if kind == "tied" else "kj,kji->ki", moved, factors)
-        else:
-            stretched = moved * (factors if kind == "diag" else factors[:, None])
-        return 4 * (self.n_features + 8) * UNIT_ROUNDOFF * float(np.linalg.norm(stretched, axis=1).max())
-
-
 @dataclass(frozen=True, eq=False)
-class MixtureStatistics(_MixtureQuery):
+class MixtureStatistics(LocatedModelQuery):
     """Exact statistics of one E-step: blocks `counts`, `first`, `second` and `log_likelihood`.
 
     Build it with `of`. The bounds hold for any row, since rows are cut to `radius`; but they are those of the raw
@@ -114,35 +47,17 @@ class MixtureStatistics(_MixtureQuery):
     """
 
     kind: ClassVar[str] = "mixture_statistics"
-    weights: FloatArray
-    means: FloatArray
-    precisions_cholesky: FloatArray
-    covariance_type: CovarianceType
-    low: FloatArray
-    high: FloatArray
-    centre: FloatArray
-    transform: FloatArray
     radius: float
 
     def __post_init__(self) -> None:
-        self._check()
+        super().__post_init__()
         if not (math.isfinite(self.radius) and self.radius > 0):
             raise UsageError(f"radius is {self.radius!r}, expected a finite number above 0")
 
     @classmethod
     def of(cls, model: MixtureModel, coordinates: Coordinates, *, radius: float) -> MixtureStatistics:
         """Return the query for `model`."""
-        return cls(
-            model.weights,
-            model.means,
-            model.precisions_cholesky,
-            model.covariance_type,
-            coordinates.low,
-            coordinates.high,
-            coordinates.centre,
-            coordinates.transform,
-            float(radius),
-        )
+        return cls(*located_fields(model, coordinates), float(radius))
 
     @property
     def row_error(self) -> float:
@@ -213,7 +128,7 @@ class MixtureStatistics(_MixtureQuery):
 
 
 @dataclass(frozen=True, eq=False)
-class WhitenedMixtureStatistics(_MixtureQuery):
+class WhitenedMixtureStatistics(LocatedModelQuery):
     """Component-whitened, clipped statistics of one E-step: the query for federations under a budget.
 
     Build it with `of`. With responsibilities g_k and y_k the row whitened under component k and cut to |y_k| <= B, a
@@ -241,14 +156,6 @@ class WhitenedMixtureStatistics(_MixtureQuery):
     """
 
     kind: ClassVar[str] = "whitened_mixture_statistics"
-    weights: FloatArray
-    means: FloatArray
-    precisions_cholesky: FloatArray
-    covariance_type: CovarianceType
-    low: FloatArray
-    high: FloatArray
-    centre: FloatArray
-    transform: FloatArray
     mean_clip: float
     second_clip: float
     typical: float
@@ -256,7 +163,7 @@ class WhitenedMixtureStatistics(_MixtureQuery):
     shares: tuple[float, float, float, float]
 
     def __post_init__(self) -> None:
-        self._check()
+        super().__post_init__()
         for name in ("mean_clip", "second_clip", "likelihood_clip"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -289,14 +196,7 @@ class WhitenedMixtureStatistics(_MixtureQuery):
         roots = [math.sqrt(cost) for cost in costs]
         counts, means, second = ((1 - likelihood_share) * root / sum(roots) for root in roots)
         return cls(
-            model.weights,
-            model.means,
-            model.precisions_cholesky,
-            model.covariance_type,
-            coordinates.low,
-            coordinates.high,
-            coordinates.centre,
-            coordinates.transform,
+            *located_fields(model, coordinates),
             bounds.mean_clip,
             bounds.second_clip,
             float(typical),
@@ -329,9 +229,32 @@ class WhitenedMixtureStatistics(_MixtureQuery):
         clips = 1 / self.mean_clip + 1 / self.second_clip + 2 * max(self.mean_clip / self.second_clip, 1.0)
         return (4 + 1 / self.likelihood_clip) * logit + error * clips
 
+    def _whitening_error(self, corner: FloatArray) -> float:
+        """Greatest L2 distance between two evaluations of a whitened row, for rows within `corner` of the centre.
+
+        y = (c T - m) P with |c| <= corner, entry by entry. A product of d terms is off by at most gamma_d |a||B|,
+        whatever the order of its sums (Higham 2002, section 3.5), so with Z = corner |T| + |m| the first product moves
+        y by at most gamma_d Z |P|, the second by as much, and two evaluations lie at most 4 gamma_d Z |P| apart.
+
+        Bounds by norms would not do: features in units 1e-3 and 1e3 have a large |corner| and a large |T|, and
+        moderate products.
+        """
+        if not np.isfinite(corner).all():
+            return math.inf
+        factors, kind = np.abs(self.precisions_cholesky), self.covariance_type
+        moved = corner @ np.abs(self.transform) + np.abs(self.means)
+        if kind in ("full", "tied"):
+            stretched = np.einsum("kj,ji->ki" if kind == "tied" else "kj,kji->ki", moved, factors)
+        else:
+            stretched = moved * (factors if kind == "diag" else factors[:, None])
+        return 4 * (self.n_features + 8) * UNIT_ROUNDOFF * float(np.linalg.norm(stretched, axis=1).max())
+
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
         """Return the sums over the rows of `data`, shape (n, d)."""
-        model, coordinates = self.model, self.coordinates
+        return self._sums(self.model, data)
+
+    def _sums(self, model: MixtureModel, data: FloatArray) -> Mapping[str, FloatArray]:
+        coordinates = self.coordinates
         return chunked_sum(lambda rows: self._chunk(model, coordinates.apply(rows)), data)
 
     def _chunk(self, model: MixtureModel, z: FloatArray) -> dict[str, FloatArray]:

@@ -21,6 +21,7 @@ from privfed.statistics.mixture import MixtureStatistics, WhitenedMixtureStatist
 from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_estep import client_statistics
 from privfed.statistics.mixture_model import MixtureModel
+from privfed.statistics.mixture_query import located_fields
 
 __all__ = [
     "PRIOR_ROWS",
@@ -95,18 +96,7 @@ class PersonalMixtureStatistics(MixtureStatistics):
         cls, model: MixtureModel, coordinates: Coordinates, *, radius: float, prior_rows: float = PRIOR_ROWS
     ) -> PersonalMixtureStatistics:
         """Return the query for `model`, whose weights are those of all."""
-        return cls(
-            model.weights,
-            model.means,
-            model.precisions_cholesky,
-            model.covariance_type,
-            coordinates.low,
-            coordinates.high,
-            coordinates.centre,
-            coordinates.transform,
-            float(radius),
-            float(prior_rows),
-        )
+        return cls(*located_fields(model, coordinates), float(radius), float(prior_rows))
 
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
         """Return the sums over the rows of `data`, shape (n, d), under this client's own weights."""
@@ -152,22 +142,7 @@ class PersonalWhitenedStatistics(WhitenedMixtureStatistics):
         """Return the sums over the rows of `data`, shape (n, d), under this client's own weights."""
         z = self.coordinates.apply(data)
         model = with_weights(self.model, personal_weights(self.model, z, prior_rows=self.prior_rows))
-        query = WhitenedMixtureStatistics(
-            model.weights,
-            self.means,
-            self.precisions_cholesky,
-            self.covariance_type,
-            self.low,
-            self.high,
-            self.centre,
-            self.transform,
-            self.mean_clip,
-            self.second_clip,
-            self.typical,
-            self.likelihood_clip,
-            self.shares,
-        )
-        return query.contribution(data)
+        return self._sums(model, data)
 
 
 def _check_prior(prior_rows: float) -> None:

@@ -16,51 +16,35 @@ import numpy as np
 
 from privfed.errors import UsageError
 from privfed.mechanism.sensitivity import chunked_sum
-from privfed.query import Block, FloatArray, Query, frozen_array, require_moderate
-from privfed.statistics.mixture_model import COVARIANCE_TYPES, LOG_2PI, CovarianceType, MixtureModel, log_sum_exp
+from privfed.query import Block, FloatArray
+from privfed.statistics.mixture_model import LOG_2PI, MixtureModel, log_sum_exp
+from privfed.statistics.mixture_query import ModelQuery, model_fields
 
-__all__ = ["MixtureScores", "MixtureUse", "bracket"]
+__all__ = ["MixtureScores", "MixtureUse", "ScoreQuery", "bracket"]
 
 # Squared whitened distances beyond this are all alike: the row's score then lies below any knot worth having.
 MAX_SQUARED_DISTANCE: Final = 2.0**11
 UNIT_ROUNDOFF: Final = 2.0**-53
 
 
-class _Scored(Query):
-    """What both queries share: a public model in units of the data, and knots."""
+@dataclass(frozen=True, eq=False)
+class ScoreQuery(ModelQuery):
+    """Base of both: a public model in units of the data, and knots.
 
-    weights: FloatArray
-    means: FloatArray
-    precisions_cholesky: FloatArray
-    covariance_type: CovarianceType
+    Args:
+        weights, means, precisions_cholesky, covariance_type: the mixture, in units of the data; see `ModelQuery`.
+        knots: increasing scores, nats; lower and higher ones count at the first and last knot.
+    """
+
     knots: FloatArray
 
-    def _check(self) -> None:
-        if self.covariance_type not in COVARIANCE_TYPES:
-            raise UsageError(f"covariance_type is {self.covariance_type!r}, expected one of {COVARIANCE_TYPES}")
-        for name in ("weights", "means", "precisions_cholesky", "knots"):
-            array = frozen_array(getattr(self, name))
-            require_moderate(name, array)
-            object.__setattr__(self, name, array)
-        if (self.weights < 0).any() or not self.weights.any():
-            raise UsageError("weights need entries of at least 0, one of them above")
-        diagonal = self.precisions_cholesky
-        if self.covariance_type in ("full", "tied") and diagonal.ndim >= 2:
-            diagonal = np.diagonal(diagonal, axis1=-2, axis2=-1)
-        if not (diagonal > 0).all() or not np.isfinite(self.model.covariances).all():
-            raise UsageError("precisions_cholesky needs factors that can be inverted, with positive diagonals")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._freeze_moderate("knots")
+        if not np.isfinite(self.model.covariances).all():
+            raise UsageError("precisions_cholesky needs factors that can be inverted")
         if self.knots.ndim != 1 or self.knots.size < 2 or not (np.diff(self.knots) > 0).all():
             raise UsageError(f"knots have shape {self.knots.shape}, expected at least two, increasing")
-
-    @property
-    def model(self) -> MixtureModel:
-        """The mixture that scores the rows."""
-        return MixtureModel.from_factors(self.weights, self.means, self.precisions_cholesky, self.covariance_type)
-
-    @property
-    def n_features(self) -> int:
-        """d."""
-        return int(self.means.shape[1])
 
     @property
     def score_error(self) -> float:
@@ -112,31 +96,22 @@ class _Scored(Query):
 
 
 @dataclass(frozen=True, eq=False)
-class MixtureScores(_Scored):
+class MixtureScores(ScoreQuery):
     """How many rows score how much under a mixture: block `scores` of shape (knots,). Build it with `of`.
 
     Args:
-        weights, means, precisions_cholesky, covariance_type: the mixture, in units of the data.
-        knots: increasing scores, nats; lower and higher ones count at the first and last knot.
+        weights, means, precisions_cholesky, covariance_type, knots: see `ScoreQuery`.
 
     Guarantees:
         A row adds 1 in all, spread over two neighbouring knots: an L2 norm of at most 1, attained at a knot.
     """
 
     kind: ClassVar[str] = "mixture_scores"
-    weights: FloatArray
-    means: FloatArray
-    precisions_cholesky: FloatArray
-    covariance_type: CovarianceType
-    knots: FloatArray
-
-    def __post_init__(self) -> None:
-        self._check()
 
     @classmethod
     def of(cls, model: MixtureModel, knots: FloatArray) -> MixtureScores:
         """Return the query for `model`."""
-        return cls(model.weights, model.means, model.precisions_cholesky, model.covariance_type, knots)
+        return cls(*model_fields(model), knots)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -155,14 +130,14 @@ class MixtureScores(_Scored):
 
 
 @dataclass(frozen=True, eq=False)
-class MixtureUse(_Scored):
+class MixtureUse(ScoreQuery):
     """A mixture in use, in one sum: cluster sizes, scores and their mean. Build it with `of`.
 
     Blocks: `sizes`, shape (K,), sums of responsibilities; `scores`, see `MixtureScores`; `log_likelihood`, the sum of
     scores less `typical`, each cut to [-likelihood_clip, likelihood_clip].
 
     Args:
-        weights, means, precisions_cholesky, covariance_type, knots: see `MixtureScores`.
+        weights, means, precisions_cholesky, covariance_type, knots: see `ScoreQuery`.
         typical: public reference for scores, nats.
         likelihood_clip: greatest distance from it that a row counts with, nats, > 0.
         shares: relative shares of mu^2 of the three blocks, each > 0.
@@ -173,17 +148,12 @@ class MixtureUse(_Scored):
     """
 
     kind: ClassVar[str] = "mixture_use"
-    weights: FloatArray
-    means: FloatArray
-    precisions_cholesky: FloatArray
-    covariance_type: CovarianceType
-    knots: FloatArray
     typical: float
     likelihood_clip: float
     shares: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        self._check()
+        super().__post_init__()
         if not math.isfinite(self.typical) or not (math.isfinite(self.likelihood_clip) and self.likelihood_clip > 0):
             raise UsageError(
                 f"typical is {self.typical!r} and likelihood_clip {self.likelihood_clip!r}, expected finite numbers of "
@@ -195,10 +165,7 @@ class MixtureUse(_Scored):
     @classmethod
     def of(cls, model: MixtureModel, knots: FloatArray, *, typical: float, likelihood_clip: float) -> MixtureUse:
         """Return the query for `model`."""
-        factors = model.precisions_cholesky
-        return cls(
-            model.weights, model.means, factors, model.covariance_type, knots, float(typical), float(likelihood_clip)
-        )
+        return cls(*model_fields(model), knots, float(typical), float(likelihood_clip))
 
     @property
     def blocks(self) -> tuple[Block, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -136,3 +136,13 @@ def test_budgets_and_rows_are_refused_with_the_remedy():
         GaussianMixture(2, aggregation="parameters").fit(X)
     with pytest.raises(UsageError, match="'aggregation' parameter"):
         GaussianMixture(2, aggregation="median").fit(X)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_factors_without_positive_diagonals_are_refused_before_any_row_is_seen(kind):
+    """The same check as of every query under a mixture: a factor that turns space inside out is no model."""
+    query = query_for(kind)
+    with pytest.raises(UsageError, match="positive diagonals"):
+        replace(query, precisions_cholesky=-query.precisions_cholesky)
+    with pytest.raises(UsageError, match="weights need"):
+        replace(query, weights=np.zeros(3))

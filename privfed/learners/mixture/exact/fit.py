@@ -32,6 +32,7 @@ from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_estep import MixtureSums
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
 from privfed.statistics.mixture_personal import PersonalMixtureStatistics
+from privfed.statistics.mixture_query import located_fields
 from privfed.statistics.mixture_range import FeatureMagnitudes, scales_of
 from privfed_accounting import Sampling
 
@@ -236,19 +237,8 @@ def _average_parameters(
     rounds = itertools.count(1)
 
     def ask(current: MixtureModel) -> Release:
-        query = LocalParameters(
-            current.weights,
-            current.means,
-            current.precisions_cholesky,
-            current.covariance_type,
-            coordinates.low,
-            coordinates.high,
-            coordinates.centre,
-            coordinates.transform,
-            reg,
-            run.algorithm.aggregation == "parameters_by_size",
-            MOST_ROWS,
-        )
+        by_size = run.algorithm.aggregation == "parameters_by_size"
+        query = LocalParameters(*located_fields(current, coordinates), reg, by_size, MOST_ROWS)
         return run.ask(query, "mixture", next(rounds), max_iter)
 
     volume = coordinates.log_volume

@@ -26,9 +26,9 @@ import numpy.typing as npt
 from privfed.errors import UsageError
 from privfed.federation.release import Release
 from privfed.learners.mixture.em import EMResult
-from privfed.query import Block, ClientQuery, FloatArray, frozen_array, require_moderate
-from privfed.statistics.mixture_coordinates import Coordinates
-from privfed.statistics.mixture_model import COVARIANCE_TYPES, CovarianceType, MixtureModel, covariance_shape
+from privfed.query import Block, ClientQuery, FloatArray
+from privfed.statistics.mixture_model import CovarianceType, MixtureModel, covariance_shape
+from privfed.statistics.mixture_query import LocatedModelQuery
 
 __all__ = ["Aggregation", "LocalParameters", "parameter_averaging"]
 
@@ -38,15 +38,15 @@ MOST_NATS: Final = 1e4  # of a client's mean log-likelihood
 
 
 @dataclass(frozen=True, eq=False)
-class LocalParameters(ClientQuery):
+class LocalParameters(LocatedModelQuery, ClientQuery):
     """Each client's own M-step under the current model: blocks `clients`, `rows`, `weights`, `means`, `covariances`,
     `log_likelihood`.
 
     A client's parameters count `n_l / most_rows` times where `by_size`, else once, unless it has no rows.
 
     Args:
-        weights, means, precisions_cholesky, covariance_type: the model in working coordinates; public.
-        low, high, centre, transform: see `Coordinates`; rows lie within [-1, 1] after them, or are cut to that.
+        weights, means, precisions_cholesky, covariance_type, low, high, centre, transform: see `LocatedModelQuery`;
+            rows lie within [-1, 1] in these coordinates, or are cut to that.
         reg_covar: added to the diagonals, shape (d,), in working units.
         by_size: whether clients count by their number of rows.
         most_rows: public bound of a client's rows.
@@ -57,42 +57,17 @@ class LocalParameters(ClientQuery):
     """  # fmt: skip
 
     kind: ClassVar[str] = "local_parameters"
-    weights: FloatArray
-    means: FloatArray
-    precisions_cholesky: FloatArray
-    covariance_type: CovarianceType
-    low: FloatArray
-    high: FloatArray
-    centre: FloatArray
-    transform: FloatArray
     reg_covar: FloatArray
     by_size: bool
     most_rows: float
 
     def __post_init__(self) -> None:
-        if self.covariance_type not in COVARIANCE_TYPES:
-            raise UsageError(f"covariance_type is {self.covariance_type!r}, expected one of {COVARIANCE_TYPES}")
-        for name in ("weights", "means", "precisions_cholesky", "reg_covar"):
-            array = frozen_array(getattr(self, name))
-            require_moderate(name, array)
-            object.__setattr__(self, name, array)
-        coordinates = Coordinates(self.low, self.high, self.centre, self.transform)
-        for name in ("low", "high", "centre", "transform"):
-            object.__setattr__(self, name, getattr(coordinates, name))
-        if self.model.means.shape[1:] != self.centre.shape or self.reg_covar.shape != self.centre.shape:
-            raise UsageError(f"the model has {self.model.n_features} features, the coordinates {self.centre.size}")
+        super().__post_init__()
+        self._freeze_moderate("reg_covar")
+        if self.reg_covar.shape != self.centre.shape:
+            raise UsageError(f"reg_covar has shape {self.reg_covar.shape}, the model has {self.n_features} features")
         if not (math.isfinite(self.most_rows) and self.most_rows >= 1) or (self.reg_covar < 0).any():
             raise UsageError("expected most_rows of at least 1 and reg_covar of at least 0")
-
-    @property
-    def model(self) -> MixtureModel:
-        """The current model, in working coordinates."""
-        return MixtureModel.from_factors(self.weights, self.means, self.precisions_cholesky, self.covariance_type)
-
-    @property
-    def n_features(self) -> int:
-        """d."""
-        return int(self.means.shape[1])
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -123,8 +98,7 @@ class LocalParameters(ClientQuery):
         blocks = {block.name: np.zeros(block.shape) for block in self.blocks}
         if len(data) == 0:
             return blocks
-        coordinates = Coordinates(self.low, self.high, self.centre, self.transform)
-        z = np.clip(coordinates.apply(data), -1.0, 1.0)
+        z = np.clip(self.coordinates.apply(data), -1.0, 1.0)
         with np.errstate(all="ignore"):
             local, likelihood = _local_step(self.model, z, self.reg_covar)
         share = min(len(data) / self.most_rows, 1.0)
