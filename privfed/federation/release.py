@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypedDict, runtime_checkable
 
 from privfed.plan import Plan
 from privfed.plan.terms import Protection
 from privfed.query import FloatArray, Query, Unit
 from privfed_accounting import Budget, Ledger, Sampling
 
-__all__ = ["Federation", "Protection", "Release"]
+__all__ = ["Federation", "NoiseOptions", "Protection", "Release", "ReleaseOptions"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,21 @@ class Release:
     def keys(self) -> KeysView[str]:
         """Return the names of the blocks."""
         return self.values.keys()
+
+
+class NoiseOptions(TypedDict, total=False):
+    """What fixes the noise of a release beside query and share, by keyword; see `FederationBase.release`."""
+
+    noise_multiplier: float | None
+    sampling: Sampling | None
+
+
+class ReleaseOptions(NoiseOptions, total=False):
+    """What a release takes beside its query, by keyword; see `FederationBase.release`."""
+
+    share: float | None
+    purpose: str
+    rounds: int
 
 
 @runtime_checkable

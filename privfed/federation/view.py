@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Unpack
 
 from privfed.errors import UsageError
-from privfed.federation.release import Federation, Release
+from privfed.federation.release import Federation, NoiseOptions, Release, ReleaseOptions
 from privfed.query import Query, Unit
-from privfed_accounting import Budget, Ledger, Sampling
+from privfed_accounting import Budget, Ledger
 
 __all__ = ["FederationView"]
 
@@ -71,35 +72,14 @@ class FederationView(ABC):
         return self.below.remaining_share
 
     def noise_std(
-        self,
-        query: Query,
-        share: float | None = None,
-        *,
-        noise_multiplier: float | None = None,
-        sampling: Sampling | None = None,
+        self, query: Query, share: float | None = None, **options: Unpack[NoiseOptions]
     ) -> Mapping[str, float]:
         """Return what a release would carry; see `FederationBase.noise_std`."""
-        return self.below.noise_std(self.asked(query), share, noise_multiplier=noise_multiplier, sampling=sampling)
+        return self.below.noise_std(self.asked(query), share, **options)
 
-    def release(
-        self,
-        query: Query,
-        *,
-        share: float | None = None,
-        noise_multiplier: float | None = None,
-        sampling: Sampling | None = None,
-        purpose: str = "",
-        rounds: int = 1,
-    ) -> Release:
+    def release(self, query: Query, **options: Unpack[ReleaseOptions]) -> Release:
         """Return the answer to `query`, under its own name; see `FederationBase.release`."""
         if not isinstance(query, Query):
             raise UsageError(f"query is {query!r}, expected a query such as privfed.Count()")
-        release = self.below.release(
-            self.asked(query),
-            share=share,
-            noise_multiplier=noise_multiplier,
-            sampling=sampling,
-            purpose=purpose or query.kind,
-            rounds=rounds,
-        )
-        return replace(release, query=query.kind)
+        options["purpose"] = options.get("purpose") or query.kind
+        return replace(self.below.release(self.asked(query), **options), query=query.kind)

@@ -18,18 +18,17 @@ whole vector is cut to `records_per_client`.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 
 from privfed.errors import UsageError
-from privfed.federation.release import Federation, Release
+from privfed.federation.release import Federation, Release, ReleaseOptions
 from privfed.federation.view import FederationView
 from privfed.learners.mixture.fitted import FittedMixture
 from privfed.query import Query
 from privfed.statistics.mixture import WhitenedMixtureStatistics
 from privfed.statistics.mixture_personal import PRIOR_ROWS, PersonalWhitenedStatistics, personal_weights
-from privfed_accounting import Sampling
 
 __all__ = ["Personal", "PersonalFederation"]
 
@@ -85,22 +84,7 @@ class PersonalFederation(FederationView):
             return query
         return PersonalWhitenedStatistics(*(getattr(query, field.name) for field in fields(query)))
 
-    def release(
-        self,
-        query: Query,
-        *,
-        share: float | None = None,
-        noise_multiplier: float | None = None,
-        sampling: Sampling | None = None,
-        purpose: str = "",
-        rounds: int = 1,
-    ) -> Release:
+    def release(self, query: Query, **options: Unpack[ReleaseOptions]) -> Release:
         """Return the release of `query` under personal weights; see `FederationBase.release`."""
-        return super().release(
-            query,
-            share=share,
-            noise_multiplier=noise_multiplier,
-            sampling=sampling,
-            purpose=f"{purpose}, personal weights",
-            rounds=rounds,
-        )
+        options["purpose"] = f"{options.get('purpose', '')}, personal weights"
+        return super().release(query, **options)
