@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +19,23 @@ from privfed.errors import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MAX_FILE_BYTES", "csv_header", "existing_file", "from_frame", "load_csv", "load_npz", "load_parquet"]
+__all__ = [
+    "MAX_FILE_BYTES",
+    "csv_header",
+    "existing_file",
+    "from_frame",
+    "load_csv",
+    "load_npz",
+    "load_parquet",
+    "reading",
+]
 
 MAX_FILE_BYTES = 2**31
 MAX_ARRAY_BYTES = 2**34  # of one array out of a compressed file
+UNREADABLE = (
+    *(OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError),  # pyarrow's own are among these
+    *(csv.Error, zipfile.BadZipFile, zlib.error),
+)
 PARQUET_NEEDS = "Parquet files are read with pandas and pyarrow: pip install 'privfed[pandas]'"
 
 
@@ -50,7 +65,8 @@ def load_csv(
     header = csv_header(path, delimiter=delimiter)
     y, classes = None, None
     columns = list(range(len(header)))
-    try:
+    remedy = ": impute empty cells and encode words as numbers first"
+    with reading(path, f"a header and rows of numbers between {delimiter!r}", remedy):
         with path.open(encoding="utf-8-sig", newline="") as file:
             file.readline()
             lines = [line for line in file if line.strip()]
@@ -65,13 +81,6 @@ def load_csv(
         if not columns:
             raise UsageError(f"{path} has no column beside its target {target!r}")
         X = _read(lines, delimiter, columns if target is not None else None, np.float64)
-    except UsageError:
-        raise
-    except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(
-            f"{path} cannot be read as a header and rows of numbers between {delimiter!r} ({type(error).__name__}):"
-            " impute empty cells and encode words as numbers first"
-        ) from None
     names = tuple(header[column] for column in columns)
     return _named(path, name, X=X, y=y, feature_names=names, target_names=classes, bounds=bounds,
                   image_shape=image_shape, licence=licence)  # fmt: skip
@@ -83,11 +92,8 @@ def csv_header(path: Path, *, delimiter: str = ",") -> list[str]:
     Raises:
         UsageError: there is none, or it holds numbers, repeated or empty names.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = [name.strip() for name in next(csv.reader([file.readline()], delimiter=delimiter), [])]
-    except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"{path} cannot be read as text in UTF-8 ({type(error).__name__})") from None
+    with reading(path, "text in UTF-8"), path.open(encoding="utf-8-sig", newline="") as file:
+        header = [name.strip() for name in next(csv.reader([file.readline()], delimiter=delimiter), [])]
     if not header:
         raise UsageError(f"{path} holds no header: give every column a name in the first line")
     if not header[0]:
@@ -132,10 +138,8 @@ def load_parquet(
     if find_spec("pyarrow") is None:
         raise UsageError(PARQUET_NEEDS)
     wanted = None if columns is None else [*columns, *([] if target is None else [target])]
-    try:
+    with reading(path, "Parquet"):
         frame = pd.read_parquet(path, columns=wanted, engine="pyarrow")
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:  # pyarrow's own are among these
-        raise UsageError(f"{path} cannot be read as Parquet ({type(error).__name__})") from None
     return from_frame(
         frame, target=target, name=name or path.name, bounds=bounds, image_shape=image_shape, licence=licence
     )
@@ -201,7 +205,7 @@ def load_npz(
         UsageError: the file is missing or too large, or holds no such arrays of numbers.
     """
     path = existing_file(path)
-    try:
+    with reading(path, "an .npz of numbers", ": write it with numpy.savez"):
         with zipfile.ZipFile(path) as archive:
             sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
         if features not in sizes:
@@ -211,13 +215,18 @@ def load_npz(
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             X = np.asarray(found[features])
             y, classes = targets_of(found[targets]) if targets in sizes else (None, None)
+    return _named(path, name, X=X, y=y, target_names=classes, bounds=bounds, image_shape=image_shape, licence=licence)
+
+
+@contextmanager
+def reading(path: Path, kind: str, remedy: str = "") -> Iterator[None]:
+    """Say of whatever fails while a file is read that it cannot be read as `kind`; what it holds is not repeated."""
+    try:
+        yield
     except UsageError:
         raise
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"{path} cannot be read as an .npz of numbers ({type(error).__name__}): write it with numpy.savez"
-        ) from None
-    return _named(path, name, X=X, y=y, target_names=classes, bounds=bounds, image_shape=image_shape, licence=licence)
+    except UNREADABLE as error:
+        raise UsageError(f"{path} cannot be read as {kind} ({type(error).__name__}){remedy}") from None
 
 
 def existing_file(path: str | Path) -> Path:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import gzip
 import math
 import struct
-import zlib
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 import numpy as np
 
 from privfed.datasets.dataset import Array, Dataset
-from privfed.datasets.files import existing_file
+from privfed.datasets.files import existing_file, reading
 from privfed.errors import UsageError
 
 __all__ = ["load_idx", "read_idx"]
@@ -74,16 +73,13 @@ def read_idx(path: str | Path) -> Array:
         UsageError: it is missing, too large, truncated, longer than it says, or no IDX.
     """
     path = existing_file(path)
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == GZIP
-            file.seek(0)
-            if not packed:
-                return _read(path, file)
-            with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
-                return _read(path, cast(BinaryIO, unpacked))
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} cannot be read ({type(error).__name__}): it is truncated or damaged") from None
+    with reading(path, "IDX", ": it is truncated or damaged"), path.open("rb") as file:
+        packed = file.read(2) == GZIP
+        file.seek(0)
+        if not packed:
+            return _read(path, file)
+        with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
+            return _read(path, cast(BinaryIO, unpacked))
 
 
 def _read(path: Path, file: BinaryIO) -> Array:
