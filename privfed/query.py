@@ -210,6 +210,9 @@ class Query(ABC):
     def admit(self, data: FloatArray, *, scanned: bool = False) -> None:
         """Refuse rows that no query could use, or that have other columns than this one needs.
 
+        Guarantees are about rows that pass, and that some do not pass is no secret. So nothing that a question could
+        steer belongs here: what only this query cannot use is for `vet`.
+
         Args:
             data: the rows.
             scanned: whether the values were found in order before and cannot have changed.
@@ -225,6 +228,17 @@ class Query(ABC):
             raise DataError(
                 "the data hold NaN, infinity or values beyond 1e100: impute, drop or rescale those rows first"
             )
+
+    def vet(self, data: FloatArray) -> None:  # noqa: B027  # most queries can use all that is admitted
+        """Refuse admitted rows that this query has no use for, such as labels that are no classes of a model.
+
+        It helps where nothing is protected. Under a budget it is no more than a warning to the client itself, and the
+        rows add what `contribution` says, zeros as a rule: a refusal would tell the coordinator what rows there are,
+        free of charge, and whoever chooses the classes could ask for any label.
+
+        Raises:
+            DataError: such rows.
+        """
 
     def checked_contribution(
         self, data: FloatArray, memory: MutableMapping[str, npt.NDArray[Any]] | None = None

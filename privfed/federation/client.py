@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from privfed.errors import DataError, FederationError, PrivfedError
+from privfed.errors import DataError, FederationError, PrivfedError, warn_caller
 from privfed.federation.agreement import Agreement
 from privfed.federation.memory import StagedMemory
 from privfed.federation.sampling import check_remembered, poisson
@@ -92,6 +92,7 @@ class ClientSide:
         self._guard = guard
         self._memory = StagedMemory({} if memory is None else memory)
         self._scanned: FloatArray | None = None
+        self._vetted: set[str] = set()
         self._keystream = keystream
         self._entry: int | None = None
         self._computed = False
@@ -126,6 +127,8 @@ class ClientSide:
         """Load this client's rows and refuse those that no query could use.
 
         Failing here tells nothing that a query could steer: the checks are about the rows alone, the same each time.
+        Rows of which only this query makes nothing are refused without a budget; under one the client is warned, once
+        for each kind of query, and nobody else learns of it.
 
         Raises:
             DataError: the rows cannot be used; names the client.
@@ -135,10 +138,21 @@ class ClientSide:
             raise DataError(f"client {self.name!r}: {len(rows)} rows: raise max_records, now {most}", client=self.name)
         try:
             query.admit(rows, scanned=rows is self._scanned)
+            self._vet(query, rows)
         except DataError as error:
             raise DataError(f"client {self.name!r}: {error}", client=self.name) from error
         self._scanned = None if rows.flags.writeable else rows  # frozen rows need no second look at their values
         return rows
+
+    def _vet(self, query: Query, rows: FloatArray) -> None:
+        if self._agreement.budget is None:
+            query.vet(rows)
+        elif query.kind not in self._vetted:
+            self._vetted.add(query.kind)
+            try:
+                query.vet(rows)
+            except DataError as error:
+                warn_caller(f"client {self.name!r}: {error}; under a budget such rows count for nothing")
 
     def contribution(self, query: Query, plan: Plan, rows: FloatArray) -> Contribution:
         """Return this client's noised vector in the ring, from admitted rows, and the seed of its surplus noise.

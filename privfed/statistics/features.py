@@ -15,7 +15,7 @@ from typing import ClassVar, Final, Protocol, runtime_checkable
 
 import numpy as np
 
-from privfed.errors import UsageError, checked_integer, checked_number
+from privfed.errors import DataError, UsageError, checked_integer, checked_number
 from privfed.mechanism.clip import clip_rows
 from privfed.mechanism.sensitivity import chunked_sum
 from privfed.query import Block, FloatArray, Query, frozen_array, require_moderate
@@ -117,6 +117,15 @@ def _one_hot(labels: FloatArray, n_classes: int) -> FloatArray:
     return np.asarray(labels[:, None] == np.arange(n_classes), dtype=np.float64)
 
 
+def _vet_classes(rows: FloatArray, n_classes: int) -> None:
+    labels = rows[:, -1]
+    if not ((labels >= 0) & (labels < n_classes) & (labels == np.floor(labels))).all():
+        raise DataError(
+            f"the last column holds numbers that are no classes: expected whole numbers from 0 to {n_classes - 1};"
+            " raise n_classes, or number the classes from 0"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class SourceSums(Query):
     """Second moments of several sources' features with each other and with the labels, in one vector.
@@ -187,6 +196,10 @@ class SourceSums(Query):
     def n_features(self) -> int:
         """Inputs, and the class."""
         return self.n_inputs + 1
+
+    def vet(self, data: FloatArray) -> None:
+        """Refuse rows whose class is none; see `Query.vet`."""
+        _vet_classes(data, self.n_classes)
 
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
         """Return the sums."""
@@ -261,6 +274,10 @@ class ExpectedPredictor(Query):
     def n_features(self) -> int:
         """Inputs, and the class."""
         return self.n_inputs + 1
+
+    def vet(self, data: FloatArray) -> None:
+        """Refuse rows whose class is none; see `Query.vet`."""
+        _vet_classes(data, self.n_classes)
 
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
         """Return the sums of the shifted logarithms."""

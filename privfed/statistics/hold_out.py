@@ -144,6 +144,10 @@ class _Part(Query):
         """Refuse rows that the inner query could not use, whichever part they are in."""
         self._query.admit(data, scanned=scanned)
 
+    def vet(self, data: FloatArray) -> None:
+        """Refuse rows that the inner query has no use for, whichever part they are in."""
+        self._query.vet(data)
+
 
 @dataclass(frozen=True, eq=False)
 class RowPart(_Part):

@@ -136,6 +136,17 @@ class Transformed(Query):
         """That of the other query: a row's image is the same bits wherever it stands, so the map adds nothing."""
         return self._query.row_error
 
+    def admit(self, data: FloatArray, *, scanned: bool = False) -> None:
+        """Refuse rows that cannot be mapped, or whose images the other query could not use."""
+        super().admit(data, scanned=scanned)
+        if type(self._query).admit is not Query.admit:  # what all queries ask for holds of images by itself
+            self._query.admit(self._map(data))
+
+    def vet(self, data: FloatArray) -> None:
+        """Refuse rows whose images the other query has no use for."""
+        if type(self._query).vet is not Query.vet:
+            self._query.vet(self._map(data))
+
     def contribution(self, data: FloatArray) -> Mapping[str, npt.ArrayLike]:
         """Return the other query's contribution of the mapped rows."""
         return self._query.contribution(self._map(data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -414,12 +415,30 @@ def test_arguments_of_other_kinds_are_refused_before_anything_is_asked(options, 
     assert federation.ledger.rounds() == []
 
 
-def test_targets_that_are_no_classes_are_refused_by_name_and_cost_nothing() -> None:
+def test_targets_that_are_no_classes_are_refused_by_name_where_nothing_is_protected() -> None:
     clients = silos() | {"odd": (np.ones((3, 5)), np.array([0.0, 1.0, 7.0]))}
-    federation = LocalFederation(clients, budget=Budget(2.0, 1e-5), mode="trusted")
     with pytest.raises(DataError, match=r"'odd'.*no classes"):
-        evaluate(federation, linear(), share=0.1)
-    assert federation.remaining_share == 1.0
+        evaluate(LocalFederation(clients, mode="trusted"), linear())
+
+
+@pytest.mark.parametrize("unit", ["record", "client"])
+def test_under_a_budget_targets_that_are_no_classes_count_nowhere_and_their_client_is_warned(unit) -> None:
+    """The classes are the coordinator's choice: a refusal would tell it, free of charge, who has which label."""
+    plain = silos() | {"odd": (np.ones((2, 5)), np.array([0.0, 1.0]))}
+    odd = plain | {"odd": (np.ones((3, 5)), np.array([0.0, 1.0, 7.0]))}
+    query_of = SiloAccuracies if unit == "client" else ModelScores
+    program = TorchProgram(linear(), "cross_entropy", feature_shape=(5,), n_targets=1)
+    query = query_of(install(program), program.parameters())
+    releases = []
+    for clients in (plain, odd):
+        budget = Budget(2.0, 1e-5, unit=unit)
+        federation = LocalFederation(clients, budget=budget, mode="trusted", noise_seed=3, max_records=200)
+        with pytest.warns(UserWarning, match="'odd'.*count for nothing") if clients is odd else nullcontext():
+            releases.append(federation.release(query, share=0.1))
+        federation.release(query, share=0.1)  # and no second warning
+        assert federation.remaining_share == pytest.approx(0.8)
+    for block in releases[0]:
+        np.testing.assert_array_equal(releases[0][block], releases[1][block])
 
 
 def test_what_an_evaluation_says_of_itself() -> None:

@@ -192,8 +192,9 @@ def test_the_parts_ride_together_and_say_what_they_should(program) -> None:
 def test_rows_of_another_kind_are_refused_before_anything_is_computed(program) -> None:
     query = query_of(program)
     with pytest.raises(DataError, match="no classes"):
-        query.admit(np.full((2, 4), 7.0))
-    with pytest.raises(DataError, match="expected 4"):
+        query.vet(np.full((2, 4), 7.0))
+    query.admit(np.full((2, 4), 7.0))
+    with pytest.raises(DataError, match="expects 4"):
         query.admit(np.ones((2, 3)))
     with pytest.raises(UsageError, match="no program 'torch_model:0' is installed"):
         dataclasses.replace(query, program="torch_model:0").admit(labelled(np.eye(3)))
@@ -201,12 +202,19 @@ def test_rows_of_another_kind_are_refused_before_anything_is_computed(program) -
         dataclasses.replace(query, parameters=np.zeros(7)).admit(labelled(np.eye(3)))
 
 
-def test_a_federation_refuses_labels_of_no_class_without_charging(program) -> None:
+def test_labels_of_no_class_are_refused_without_a_budget_and_train_nothing_under_one(program) -> None:
+    """Under a budget a refusal would tell the coordinator, who chose the classes, that somebody has such a label."""
     data = [labelled(np.eye(3)), np.full((3, 4), 7.0)]
-    federation = LocalFederation(data, budget=Budget(epsilon=1.0, delta=1e-5, unit="client"))
     with pytest.raises(DataError, match=r"client 'client-01'.*no classes"):
+        LocalFederation(data).release(query_of(program, exact=True))
+    federation = LocalFederation(data, budget=Budget(epsilon=1.0, delta=1e-5, unit="client"))
+    with pytest.warns(UserWarning, match=r"client 'client-01'.*no classes.*count for nothing"):
         federation.release(query_of(program), share=0.5)
-    assert federation.remaining_share == 1.0
+    assert federation.remaining_share == pytest.approx(0.5)
+    rows = labelled(np.random.default_rng(0).normal(size=(6, 3)))
+    with_odd = np.insert(rows, 2, [1.0, 1.0, 1.0, -3.0], axis=0)
+    query = query_of(program)
+    np.testing.assert_array_equal(query.checked_contribution(with_odd, {}), query.checked_contribution(rows, {}))
 
 
 def test_personal_layers_stay_at_home_from_round_to_round(program) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from privfed import Budget, LocalFederation, UsageError
+from privfed import Budget, DataError, LocalFederation, UsageError
 from privfed.federation import Federation
 from privfed.query import decode_query, encode_query
 from privfed.statistics import hold_out as module
 from privfed.statistics.hold_out import ClientPart, FederationPart, HoldOut, RowPart, held_out_mask
 from privfed.statistics.moments import Count, VectorSum
+from privfed.statistics.transform import LinearMap, TransformedFederation
 from privfed.statistics.vectors import AdaptiveSum
 from tests.privfed.query_contract import QueryContract
 from tests.privfed.test_client_queries import MeanRow, turns
@@ -193,3 +196,55 @@ def test_a_part_answers_under_the_name_of_the_query_that_was_asked() -> None:
     release = HoldOut(0.2).training(LocalFederation(silos())).release(query)
     assert release.query == "adaptive_sum"
     assert isinstance(query.following(release), AdaptiveSum)
+
+
+@pytest.mark.parametrize("mode", ["secure", "trusted"])
+def test_one_more_record_moves_one_of_the_two_sums_by_itself_and_the_other_not_at_all(mode) -> None:
+    """What a budget per record rests on: nobody else's record changes sides, whatever place the new one takes."""
+    clients, hold_out = silos(3), HoldOut(0.4, seed=5)
+    for seed in range(4):
+        row = np.random.default_rng(seed).uniform(-0.5, 0.5, (1, 3))
+        more = clients | {"c1": np.insert(clients["c1"], 7 * seed, row, axis=0)}
+        moved = []
+        for part in (hold_out.training, hold_out.evaluation):
+            sums = [part(LocalFederation(c, mode=mode)).release(VectorSum(3, 9.0))["sum"] for c in (clients, more)]
+            moved.append(sums[1] - sums[0])
+        held = bool(held_out_mask(row, 0.4, 5)[0])
+        np.testing.assert_allclose(moved[held], row[0], atol=1e-8)
+        np.testing.assert_allclose(moved[not held], 0.0, atol=1e-8)
+
+
+@dataclass(frozen=True, eq=False)
+class Picky(Count):
+    """Cannot use values beyond 0.4 at all, and has no use for negative ones."""
+
+    kind: ClassVar[str] = "picky-about-rows"
+
+    def admit(self, data: np.ndarray, *, scanned: bool = False) -> None:
+        super().admit(data, scanned=scanned)
+        if (data > 0.4).any():
+            raise DataError("beyond 0.4")
+
+    def vet(self, data: np.ndarray) -> None:
+        if (data < 0).any():
+            raise DataError("below zero")
+
+
+@pytest.mark.parametrize("of", ["training", "evaluation", "mapped"])
+def test_what_the_inner_query_refuses_is_refused_through_a_view(of) -> None:
+    def view(federation):
+        if of == "mapped":
+            return TransformedFederation(federation, LinearMap(np.zeros(3), np.eye(3), reach=9.0))
+        return getattr(HoldOut(0.5), of)(federation)
+
+    good, large, small = np.full((9, 3), 0.3), np.full((9, 3), 0.5), np.full((9, 3), -0.3)
+    view(LocalFederation([good, good])).release(Picky())
+    with pytest.raises(DataError, match=r"client-01.*beyond"):
+        view(LocalFederation([good, large])).release(Picky())
+    with pytest.raises(DataError, match=r"client-01.*below"):
+        view(LocalFederation([good, small])).release(Picky())
+    protected = LocalFederation([good, small], budget=Budget(1.0, 1e-5))
+    with pytest.warns(UserWarning, match=r"client-01.*below zero; under a budget such rows count for nothing"):
+        view(protected).release(Picky(), share=0.5)
+    with pytest.raises(DataError, match="beyond"):
+        view(LocalFederation([good, large], budget=Budget(1.0, 1e-5))).release(Picky(), share=0.5)

@@ -24,6 +24,7 @@ from privfed.learners.neural.averaging.local import SEED_LIMIT, LocalTraining, e
 from privfed.learners.neural.averaging.objective import Anchor
 from privfed.learners.neural.averaging.parameter_names import matches
 from privfed.learners.neural.program import TorchProgram
+from privfed.learners.neural.usable import usable_rows
 from privfed.mechanism.clip import clip_l2
 from privfed.query import LARGEST_VALUE, Block, ClientQuery, FloatArray, frozen_array
 from privfed.statistics.programs import installed
@@ -184,19 +185,19 @@ class ModelUpdate(ClientQuery):
             return self._compressor.compressed_length
         return int(self._travels.sum()) if self.personal else self.parameters.size
 
-    def admit(self, data: FloatArray, *, scanned: bool = False) -> None:
-        """Refuse rows that this model cannot use, whatever its parameters are.
+    @property
+    def n_features(self) -> int:
+        """Columns of the model's rows, targets included."""
+        return self._model.n_features + self._model.n_targets
 
-        Raises:
-            DataError: see `Query.admit` and `TorchProgram.check_rows`.
-            UsageError: this client has not installed the model.
-        """
-        super().admit(data, scanned=scanned)
+    def vet(self, data: FloatArray) -> None:
+        """Refuse targets that are no classes of the model; see `Query.vet`."""
         self._model.check_rows(data)
 
     def client_contribution(self, data: FloatArray, memory: Memory) -> Mapping[str, npt.ArrayLike]:
-        """Return what one client adds, zeros if its training failed."""
-        values = self._trained_values(data, memory) if len(data) else None
+        """Return what one client adds, zeros if it has no rows that the model can use, or if its training failed."""
+        rows = usable_rows(self._model, data)
+        values = self._trained_values(rows, memory) if len(rows) else None
         if values is None:
             values = {name: np.zeros(shape) for name, shape, _ in self._parts}
         if self.exact:

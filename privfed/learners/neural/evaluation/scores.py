@@ -15,6 +15,7 @@ from privfed.errors import UsageError, checked_integer, checked_number
 from privfed.learners.neural.per_sample.engines import steady
 from privfed.learners.neural.per_sample.gradients import ROW_ERRORS, public_rows
 from privfed.learners.neural.program import TorchProgram
+from privfed.learners.neural.usable import usable_rows
 from privfed.mechanism.sensitivity import chunked_sum
 from privfed.query import Block, ClientQuery, FloatArray, Query, frozen_array, require_moderate
 from privfed.statistics.programs import installed
@@ -223,21 +224,16 @@ class ModelScores(Query):
         """Columns of the program's rows, targets included."""
         return _width(self.program)
 
-    def admit(self, data: FloatArray, *, scanned: bool = False) -> None:
-        """Refuse rows that this model cannot use, whatever its parameters are.
-
-        Raises:
-            DataError: see `Query.admit` and `TorchProgram.check_rows`.
-            UsageError: this client has not installed the model.
-        """
-        super().admit(data, scanned=scanned)
+    def vet(self, data: FloatArray) -> None:
+        """Refuse targets that are no classes of the model; see `Query.vet`."""
         installed(self.program, of=TorchProgram).check_rows(data)
 
     def contribution(self, data: FloatArray) -> Mapping[str, npt.ArrayLike]:
-        """Return the sums over the rows."""
+        """Return the sums over the rows whose targets are classes of the model."""
         program = installed(self.program, of=TorchProgram)
 
         def chunk(rows: FloatArray) -> dict[str, npt.ArrayLike]:
+            rows = usable_rows(program, rows)
             scores = row_scores(program, self.parameters, rows, largest_loss=self.largest_loss)
             sums = {name: self._sum(name, scores, _n_classes(program)) for name in self.sums}
             return {"records": float(len(rows)), **sums}
@@ -291,9 +287,8 @@ class SiloAccuracies(ClientQuery):
         """Columns of the program's rows, targets included."""
         return _width(self.program)
 
-    def admit(self, data: FloatArray, *, scanned: bool = False) -> None:
-        """Refuse rows that this model cannot use; see `ModelScores.admit`."""
-        super().admit(data, scanned=scanned)
+    def vet(self, data: FloatArray) -> None:
+        """Refuse targets that are no classes of the model; see `Query.vet`."""
         installed(self.program, of=TorchProgram).check_rows(data)
 
     @property
@@ -308,7 +303,7 @@ class SiloAccuracies(ClientQuery):
         program = installed(self.program, of=TorchProgram)
         counts = np.zeros(self.n_bins)
         correct, records = 0.0, 0
-        for rows in _chunks(data):
+        for rows in _chunks(usable_rows(program, data)):
             scores = row_scores(program, self.parameters, rows, largest_loss=1.0)
             correct, records = correct + float(scores.correct.sum()), records + len(rows)
         if records:
