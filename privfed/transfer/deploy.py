@@ -32,6 +32,7 @@ from privfed.transfer.card import (
     privacy_of,
     versions,
 )
+from privfed.transfer.provenance import home_rows_in
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +93,8 @@ def export(
         name, description, license: for the card.
         data_sets: whose data had a part in it: `DataSet`s or dicts of name, description, holders and role.
         federation: whose ledger tells what was spent. Give it only for a model computed of its releases and of public
-            numbers: one that was tuned further at a client, by `personalise` or otherwise, is not protected by them.
+            numbers: one that was tuned further at a client is not protected by them. What `personalise` and
+            `FineTuning.personal_model` return is marked, and refused here.
         metrics: of JSON's kinds, such as `{"comparison": tuning.comparison_.as_dict()}`.
         feature_shape: of one row's features; needed for `program`.
         classes: names of the outputs.
@@ -102,7 +104,8 @@ def export(
 
     Raises:
         UsageError: torch or safetensors is missing, the folder is there already or cannot be written, weights that are
-            not finite, or metrics that JSON cannot hold. Nothing is left behind.
+            not finite, metrics that JSON cannot hold, or a federation's budget claimed for a model that a client's rows
+            went into at home. Nothing is left behind.
     """
     require_torch()
     target = Path(path)
@@ -112,6 +115,13 @@ def export(
         raise UsageError("program=True traces the model on a row: give feature_shape=")
     if not hasattr(model, "state_dict"):
         raise UsageError(f"model is a {type(model).__name__}, expected a torch module, such as a learner's model_")
+    how = None if federation is None else home_rows_in(model)
+    if how is not None:
+        raise UsageError(
+            f"the model {how}, which the federation's ledger does not cover: leave federation= out and keep the model"
+            " with that client, or export the shared model; if those rows are public, load the weights into a fresh"
+            " module (load_state_dict) and export that"
+        )
     tensors = _plain_tensors(model)
     content, not_included = {WEIGHTS: _weights(tensors)}, {}
     if program:

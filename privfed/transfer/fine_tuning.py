@@ -19,6 +19,7 @@ from privfed.statistics.hold_out import HoldOut
 from privfed.transfer.check import Comparison, compare_models
 from privfed.transfer.fine_tuning_plan import Learner, Mode, Plan
 from privfed.transfer.fine_tuning_run import Run, feature_shape_of, outputs_of
+from privfed.transfer.provenance import mark_home_rows
 from privfed.transfer.schedule import Proximal, Stage
 
 if TYPE_CHECKING:
@@ -189,6 +190,8 @@ class FineTuning(Estimator):
     def personal_model(self, memory: MutableMapping[str, npt.NDArray[Any]]) -> torch.nn.Module:
         """Return the tuned model with one client's own parameters in their places; for that client to call.
 
+        It is marked as such: `export` refuses to claim a federation's budget for it.
+
         Args:
             memory: where that client keeps arrays, see `LocalFederation(memories=)`.
 
@@ -207,7 +210,7 @@ class FineTuning(Estimator):
                     found += 1
         if not found:
             raise UsageError("this memory holds no parameters of the model: fit with personal=, and memories= at home")
-        return model.eval()
+        return mark_home_rows(model.eval(), "holds parameters that one client trained and kept for itself")
 
     def _compare(self, plan: Plan, rows: Federation) -> None:
         """Hold the tuned model against the references, on rows that training did not see where there are such."""

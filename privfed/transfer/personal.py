@@ -12,6 +12,7 @@ from privfed.learners.neural.averaging.local import LocalOptimizer, LocalTrainin
 from privfed.learners.neural.averaging.parameter_names import patterns_of
 from privfed.learners.neural.losses import LossLike
 from privfed.learners.neural.program import TorchProgram
+from privfed.transfer.provenance import mark_home_rows
 from privfed.transfer.schedule import Proximal, anchor_for, freeze_all_but, strengths_of
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def personalise(
 
     Minimises `L(w) + sum_j lambda_j |w_j - w0_j|^2` with w0 the shared model: with a strong pull the shared model
     comes back, with none the client trains alone. It runs where the rows are and sends nothing; what it returns was
-    trained on those rows without protection, so that it must stay there, too.
+    trained on those rows without protection, so that it must stay there, too. It is marked as such, copies and what
+    is trained from it as well: `export` refuses to claim a federation's budget for it.
 
     Args:
         model: the shared model; stays as it is.
@@ -95,4 +97,4 @@ def personalise(
     if not np.isfinite(trained.delta).all():
         raise UsageError(f"training came to NaN or infinity: lower learning_rate, now {learning_rate:g}")
     personal = program.to_model(program.parameters())
-    return personal.requires_grad_(True).eval()
+    return mark_home_rows(personal.requires_grad_(True).eval(), "was tuned on a client's own rows by personalise()")

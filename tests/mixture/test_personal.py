@@ -204,6 +204,8 @@ def test_single_records_are_not_protected_by_it_so_it_is_refused():
         warnings.simplefilter("ignore")
         fit = GaussianMixture(3, bounds=(-30, 30), random_state=0).fit(silos)  # the remedy
     assert own_score(fit, train, test) > np.mean([fit.score(held) for held in test]) + 0.2
+    assert fit.epsilon_["server"] > 0
+    assert not {"epsilon_", "releases_", "choice_"} & set(vars(fit.personalise(train[0])))  # none of it covers the rows
     warm = fit.personalise(train[0]).set_params(warm_start=True)
     with pytest.raises(UsageError, match="unprotected rows"):  # its weights tell about a client's rows
         warm.fit(LocalFederation(train, mode="trusted", budget=Budget(1.0, 1e-5)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 
 from privfed import Budget, Count, LocalFederation
 from privfed.errors import UsageError
-from privfed.transfer import DataSet, Deployed, export, load_deployed
+from privfed.transfer import DataSet, Deployed, FineTuning, export, load_deployed, personalise, with_new_head
 from privfed.transfer.card import Card, markdown, privacy_of
 
 torch = pytest.importorskip("torch")
@@ -276,3 +277,57 @@ def test_a_learner_in_the_place_of_its_model_is_pointed_out(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="model is a dict, expected a torch module, such as a learner's model_"):
         export({}, tmp_path / "model", name="no model", description="", data_sets=[])
     assert not list(tmp_path.iterdir())
+
+
+# --- models that a client's own rows went into ------------------------------------------------------------------------
+
+
+def plain() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+
+
+def at_home(how: str, silos: LocalFederation) -> nn.Module:
+    rng = np.random.default_rng(3)
+    own = personalise(plain(), rng.normal(size=(12, 5)), rng.integers(0, 3, 12), epochs=1)
+    if how == "copied":
+        return copy.deepcopy(own)
+    if how == "inside another":
+        return nn.Sequential(own, nn.Identity())
+    if how == "new head":
+        return with_new_head(own, 2)
+    if how in ("all", "adapters"):  # trained on under the federation's budget, from a start that no budget covers
+        return FineTuning(own, rounds=1, mode=how, rank=2, random_state=0).fit(silos).model_
+    if how == "personal parameters":
+        memories = {name: {} for name in silos.clients}
+        more = LocalFederation({name: rows_of(index) for index, name in enumerate(memories)}, memories=memories)
+        tuned = FineTuning(plain(), rounds=1, personal="2.*", random_state=0).fit(more)
+        return tuned.personal_model(next(iter(memories.values())))
+    return own
+
+
+def rows_of(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(20, 5)), rng.integers(0, 3, 20)
+
+
+@pytest.mark.parametrize(
+    "how", ["personalised", "copied", "inside another", "new head", "all", "adapters", "personal parameters"]
+)
+def test_no_card_claims_a_federations_budget_for_rows_that_it_never_covered(tmp_path: Path, how: str) -> None:
+    silos = LocalFederation([rows_of(seed) for seed in range(3)], budget=Budget(4.0, 1e-5, unit="client"))
+    model = at_home(how, silos)
+    with pytest.raises(UsageError, match=r"ledger does not cover: leave federation= out .*load_state_dict"):
+        export(model, tmp_path / "m", name="own", federation=silos)
+    assert not (tmp_path / "m").exists()
+    assert export(model, tmp_path / "m", name="own").card.privacy is None
+    if how in ("personalised", "copied"):  # the remedy where the rows were public
+        fresh = plain()
+        fresh.load_state_dict(model.state_dict())
+        assert export(fresh, tmp_path / "public", name="own", federation=silos).card.privacy is not None
+
+
+def test_what_a_federation_trained_from_public_numbers_is_not_marked(tmp_path: Path) -> None:
+    silos = LocalFederation([rows_of(seed) for seed in range(3)], budget=Budget(4.0, 1e-5, unit="client"))
+    tuned = FineTuning(plain(), rounds=1, random_state=0).fit(silos)
+    assert export(tuned.model_, tmp_path / "m", name="shared", federation=silos).card.privacy.protected
