@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -85,6 +85,7 @@ class TorchProgram:
         self.layout = tuple((name, tuple(value.shape)) for name, value in self._trainable)
         self.n_parameters = sum(math.prod(shape) for _, shape in self.layout)
         self._buffers = {name: value.detach().clone() for name, value in self.model.named_buffers()}
+        self._derived: dict[Callable[[TorchProgram], Any], Any] = {}
         self.output_shape = self._probe()
         self.n_classes = self._class_count() if self.loss.class_targets else None
 
@@ -117,6 +118,12 @@ class TorchProgram:
             f"targets {self.n_targets} classes={self.loss.class_targets}",
         )
         return "\n".join(lines)
+
+    def derived(self, make: Callable[[TorchProgram], Any]) -> Any:
+        """Return what `make` made of this program at its first call: it is kept for as long as the program is."""
+        if make not in self._derived:
+            self._derived[make] = make(self)
+        return self._derived[make]
 
     def parameters(self) -> FloatArray:
         """Return the trainable parameters, float64 of shape `(n_parameters,)`, in the order of `layout`."""
@@ -180,9 +187,13 @@ class TorchProgram:
         if self.n_classes is not None:
             classes = np.where(_are_classes(values, self.n_classes), values, -100.0).astype(np.int64)
             return torch.tensor(classes.reshape(len(rows), *self.output_shape[1:]), device=self.device)
-        fits = math.prod(self.output_shape) == self.n_targets
-        shape = self.output_shape if fits else (() if self.n_targets == 1 else (self.n_targets,))
+        shape = self.output_shape if self.targets_fit else (() if self.n_targets == 1 else (self.n_targets,))
         return torch.tensor(values.reshape(len(rows), *shape), dtype=self.dtype, device=self.device)
+
+    @property
+    def targets_fit(self) -> bool:
+        """Whether targets that are no classes have the shape of the outputs."""
+        return self.n_classes is None and math.prod(self.output_shape) == self.n_targets
 
     def check_rows(self, rows: FloatArray) -> None:
         """Refuse rows whose columns or targets this model cannot use.
@@ -211,10 +222,6 @@ class TorchProgram:
         """Return one loss per row, shape `(rows,)`, with the graph."""
         return self.loss(outputs, targets)
 
-    def row_losses(self, rows: FloatArray) -> torch.Tensor:
-        """Return one loss per row, shape `(rows,)`, with the graph."""
-        return self.per_sample_losses(self.forward(rows), self.targets(rows))
-
     def predict(self, rows: FloatArray, *, batch_size: int = 1024) -> FloatArray:
         """Return the outputs for rows of features alone or with targets, float64, in evaluation mode.
 
@@ -227,7 +234,7 @@ class TorchProgram:
         if rows.ndim == 2 and rows.shape[1] == self.n_features:
             rows = np.hstack([rows, np.zeros((len(rows), self.n_targets))])
         training = self.model.training
-        self.model.eval()
+        self.model.train(False)
         try:
             with torch.no_grad():
                 parts = [
@@ -242,7 +249,7 @@ class TorchProgram:
         """Return a copy of the model with these parameters, in evaluation mode."""
         self.load(vector)
         trained = copy.deepcopy(self.model)
-        return trained.eval()
+        return trained.train(False)
 
     def __repr__(self) -> str:
         return f"<TorchProgram {type(self.model).__name__}: {self.n_parameters} parameters, {self.loss.description}>"
@@ -266,7 +273,7 @@ class TorchProgram:
         """Return what the model makes of one row, tried on zeros."""
         import torch
 
-        self.model.eval()
+        self.model.train(False)
         dtype = torch.int64 if self._integer_features else self.dtype
         try:
             with torch.no_grad():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import weakref
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from privfed.errors import UsageError, checked_integer, checked_number
 from privfed.learners.neural.per_sample.engines import steady
 from privfed.learners.neural.per_sample.gradients import ROW_ERRORS, public_rows
+from privfed.learners.neural.per_sample.record_graph import record_graph, vmapped, with_model
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.usable import usable_rows
 from privfed.mechanism.sensitivity import chunked_sum
@@ -63,20 +64,24 @@ def row_scores(program: TorchProgram, parameters: FloatArray, rows: FloatArray, 
     """Return what the model does on each row, in evaluation mode.
 
     Args:
-        program: left with these parameters, in evaluation mode.
+        program: left with these parameters.
         parameters: float64 of shape `(n_parameters,)`.
         rows: float64 of shape `(rows, n_features + n_targets)`; there may be none.
         largest_loss: to which losses are cut, > 0.
 
     Guarantees:
-        A row's scores are the same bits wherever the row stands and whatever stands beside it: rows are evaluated in
-        padded blocks of one shape in which this was seen to hold on public rows, one at a time if need be.
+        A row's scores hang on that row alone, whatever the model or its loss tries: their Python never sees a row, see
+        `record_graph`. They are the same bits wherever the row stands: rows are evaluated in padded blocks of one shape
+        in which this was seen to hold on public rows, one at a time if need be.
+
+    Raises:
+        UntraceableError: the model or its loss cannot be held to one record at a time.
     """
+    scorer: _Scorer = program.derived(_Scorer)
     program.load(parameters)
-    program.model.eval()
-    block, places = _block_of(program), _places(program)
+    block, places = scorer.block, _places(program)
     empty = np.empty((3 + 2 * places, 0))
-    parts = [_block_scores(program, rows[start : start + block], block) for start in range(0, len(rows), block)]
+    parts = [_block_scores(scorer, rows[start : start + block]) for start in range(0, len(rows), block)]
     scores = np.concatenate([empty, *parts], axis=1)
     loss = np.where(np.isnan(scores[0]), largest_loss, np.clip(scores[0], 0.0, largest_loss))
     classes = scores[3:].T.astype(np.int64)
@@ -93,79 +98,91 @@ def _places(program: TorchProgram) -> int:
     return 0 if task == "numbers" else math.prod(program.output_shape[task == "classes" :])
 
 
-def _block_scores(program: TorchProgram, rows: FloatArray, block: int) -> FloatArray:
+def _block_scores(scorer: _Scorer, rows: FloatArray) -> FloatArray:
     """Return scores of up to a block of rows, shape `(3 + 2 places, rows)`; rows that fail are scored one by one."""
     try:
-        return _scored(program, rows, block)
+        return scorer.scores(rows)
     except ROW_ERRORS:
         if len(rows) > 1:
-            return np.concatenate([_block_scores(program, rows[i : i + 1], block) for i in range(len(rows))], axis=1)
-        return np.array([[math.inf], [0.0], [0.0], *[[-1.0]] * (2 * _places(program))])
+            return np.concatenate([_block_scores(scorer, rows[i : i + 1]) for i in range(len(rows))], axis=1)
+        return np.array([[math.inf], [0.0], [0.0], *[[-1.0]] * (2 * _places(scorer.program))])
 
 
-def _scored(program: TorchProgram, rows: FloatArray, block: int) -> FloatArray:
-    import torch
+class _Scorer:
+    """What a program does on one record, and on how many at a time.
 
-    padded = np.zeros((block, rows.shape[1]))
-    padded[: len(rows)] = rows
-    with torch.no_grad():
-        scores: FloatArray = _of_block(program, padded).cpu().numpy()
-    return scores[:, : len(rows)]
+    Raises:
+        UntraceableError: see `record_graph`.
+        UsageError: the same row does not come out to the same bits twice.
+    """
 
-
-def _of_block(program: TorchProgram, rows: FloatArray) -> torch.Tensor:
-    """Return loss, correct, confidence, classes found and known of a block, float64, `(3 + 2 places, block)`."""
-    import torch
-
-    outputs, targets = program.forward(rows), program.targets(rows)
-    losses = program.per_sample_losses(outputs, targets).double()
-    task, count = task_of(program), len(rows)
-    if task == "numbers":
-        return torch.stack([losses, torch.zeros_like(losses), torch.zeros_like(losses)])
-    values = outputs.double()
-    if task == "classes":
-        probability, found = torch.softmax(values, dim=1).max(dim=1)
-        known = targets
-    else:
-        positive = torch.sigmoid(values)
-        probability, found = torch.maximum(positive, 1.0 - positive), (values > 0).long()
-        known = (targets > 0.5).long()
-    found, known, probability = (part.reshape(count, -1) for part in (found, known, probability))
-    failed = ~torch.isfinite(probability)
-    found, probability = found.masked_fill(failed, -1), probability.masked_fill(failed, 0.0).clamp(0.0, 1.0)
-    means = torch.stack([losses, (found == known).double().mean(dim=1), probability.mean(dim=1)])
-    return torch.cat([means, found.double().T, known.clamp(min=-1).double().T])
-
-
-_BLOCKS: weakref.WeakKeyDictionary[TorchProgram, int] = weakref.WeakKeyDictionary()
-
-
-def _block_of(program: TorchProgram) -> int:
-    """Return how many rows go together without one changing another's last bit, seen on public rows once."""
-    if program not in _BLOCKS:
+    def __init__(self, program: TorchProgram) -> None:
+        self.program = program
+        record = public_rows(program, 1)
+        values, row, target = self._values(), program.features(record * 0)[0], program.targets(record)[0]
+        self._graph = record_graph(lambda: _of_record(program), values, row, target)
+        self._block_graph = vmapped(self._graph, shared=1)
+        self.block = 0
         rows = public_rows(program, TRIED, wild=TRIED)
-
-        def parts(which: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            import torch
-
-            with torch.no_grad():
-                return (_of_block(program, rows[which.numpy()]).T,)
-
         for block in (BLOCK, 1):
+            self.block = block
             try:
-                program.load(program.parameters())  # buffers as they were, for a model that writes to them
-                program.model.eval()
-                if steady(parts, block, TRIED, wild=TRIED):
-                    break
+                if steady(lambda which: (self._scores(rows[which.numpy()]),), block, TRIED, wild=TRIED):
+                    return
             except ROW_ERRORS:
                 continue
+        raise UsageError(
+            "the model gives other outputs each time it sees the same row, which cannot be bounded: use the CPU or"
+            " torch.use_deterministic_algorithms(True)"
+        )
+
+    def scores(self, rows: FloatArray) -> FloatArray:
+        """Return scores of up to a block of rows by the program's present parameters, `(3 + 2 places, rows)`."""
+        padded = np.zeros((self.block, rows.shape[1]))
+        padded[: len(rows)] = rows
+        found: FloatArray = self._scores(padded)[: len(rows)].T.cpu().numpy()
+        return found
+
+    def _scores(self, rows: FloatArray) -> torch.Tensor:
+        import torch
+
+        values, features, targets = self._values(), self.program.features(rows), self.program.targets(rows)
+        with torch.no_grad():
+            if self.block == 1:  # torch may not know how to batch an operation
+                return torch.stack([self._graph(values, features[0], targets[0])])
+            found: torch.Tensor = self._block_graph(values, features, targets)
+        return found
+
+    def _values(self) -> tuple[torch.Tensor, ...]:
+        return tuple(value.detach() for _, value in self.program.trainable())
+
+
+def _of_record(program: TorchProgram) -> Callable[..., torch.Tensor]:
+    """Return (parameters, record, target) -> loss, correct, confidence, classes found and known, float64."""
+    import torch
+
+    model, loss, task = with_model(program.model), copy.deepcopy(program.loss), task_of(program)
+
+    def scores(parameters: tuple[torch.Tensor, ...], row: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        outputs, targets = model(parameters, row), target[None]
+        losses = loss(outputs, targets).double()
+        if task == "numbers":
+            return torch.cat([losses, torch.zeros_like(losses), torch.zeros_like(losses)])
+        values = outputs.double()
+        if task == "classes":
+            probability, found = torch.softmax(values, dim=1).max(dim=1)
+            known = targets
         else:
-            raise UsageError(
-                "the model gives other outputs each time it sees the same row, which cannot be bounded: take random"
-                " layers out, and use the CPU or torch.use_deterministic_algorithms(True)"
-            )
-        _BLOCKS[program] = block
-    return _BLOCKS[program]
+            positive = torch.sigmoid(values)
+            probability, found = torch.maximum(positive, 1.0 - positive), (values > 0).long()
+            known = (targets > 0.5).long()
+        found, known, probability = (part.reshape(-1) for part in (found, known, probability))
+        failed = ~torch.isfinite(probability)
+        found, probability = found.masked_fill(failed, -1), probability.masked_fill(failed, 0.0).clamp(0.0, 1.0)
+        means = torch.stack([losses[0], (found == known).double().mean(), probability.mean()])
+        return torch.cat([means, found.double(), known.clamp(min=-1).double()])
+
+    return scores
 
 
 @dataclass(frozen=True, eq=False)

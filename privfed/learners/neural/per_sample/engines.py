@@ -1,29 +1,36 @@
 """Gradients per sample, clipped and summed: three ways, which agree, and a probe that picks one.
 
 A record's clipped gradient has to be the same bits wherever the record stands and whatever stands beside it: only then
-is the sum's sensitivity the clip. Rows are evaluated in blocks of one fixed shape, padded with rows of zeros, and
-`steady` sees on public numbers that a row comes out alike at every place of such a block.
+is the sum's sensitivity the clip. That no record has a say in another's gradient holds by construction: what runs on
+records is a list of layers that are known to keep them apart, or a note of what the model computes on one record alone
+(`record_chain`, `record_graph`). The bits are another matter, since kernels round by how a batch lies in memory: rows
+are evaluated in blocks of one fixed shape, padded with rows of zeros, and `steady` sees on public numbers that a row
+comes out alike at every place of such a block.
 """
 
 from __future__ import annotations
 
+import copy
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from privfed.errors import UsageError
+from privfed.learners.neural.per_sample.record_chain import losses_are_record_wise, record_chain
+from privfed.learners.neural.per_sample.record_graph import record_graph, vmapped, with_model
 from privfed.learners.neural.program import TorchProgram
 
 if TYPE_CHECKING:
     import torch
+
+Record: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"
 
 __all__ = ["Functional", "Outer", "RowByRow", "RowGradients", "clip_factors", "steady"]
 
 MOST_NUMBERS: Final = 2**23  # of a block's gradients, kept in float64: 64 MiB
 LARGEST_BLOCK: Final = 64  # beyond it nothing is gained
 OUTER_BLOCK: Final = 256  # no gradients are formed: matrix products may be larger
-ALIGNED: Final = 16  # numbers to which a row's length is rounded up: 64 bytes of float32
 UNIT_ROUNDOFF: Final = 2.0**-53
 WHATEVER: Final = (Exception,)  # that a model may raise over a row
 
@@ -34,12 +41,13 @@ class RowGradients(ABC):
     Args:
         program: the model and its loss; `load` has set its parameters.
         model: what takes the inputs: the program's model, or what follows its fixed features.
+        record: inputs and target of one record, public, without the axis that counts records.
         block: rows at a time, every evaluation has this shape; None for the engine's own choice.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, program: TorchProgram, model: torch.nn.Module, block: int | None = None) -> None:
+    def __init__(self, program: TorchProgram, model: torch.nn.Module, record: Record, block: int | None = None) -> None:
         self.program = program
         self.model = model
         self.block = self.usual_block(program) if block is None else block
@@ -69,26 +77,27 @@ class RowGradients(ABC):
 
 
 class Functional(RowGradients):
-    """A whole gradient per row by torch.func: any model whose operations torch can batch."""
+    """A whole gradient per row by torch.func, of what the model was seen to compute on one record.
+
+    Raises:
+        UntraceableError: that cannot be written down, see `record_graph`.
+    """
 
     name = "functional"
 
-    def __init__(self, program: TorchProgram, model: torch.nn.Module, block: int | None = None) -> None:
-        import torch
-
-        super().__init__(program, model, block)
-        self._trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-
-        def loss(parameters: dict[str, torch.Tensor], row: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-            outputs = torch.func.functional_call(model, parameters, (row[None],))
-            return program.per_sample_losses(outputs, target[None])[0]
-
-        self._gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="error")
+    def __init__(self, program: TorchProgram, model: torch.nn.Module, record: Record, block: int | None = None) -> None:
+        super().__init__(program, model, record, block)
+        self._values = [value for value in model.parameters() if value.requires_grad]
+        self._graph = _gradient_graph(program, model, record)
+        self._block_graph = vmapped(self._graph, shared=1)
 
     def gradients(self, inputs: torch.Tensor, targets: torch.Tensor) -> list[torch.Tensor]:
         """Return each parameter's gradients, shape `(block, size)`, in the order of the program's layout."""
-        found = self._gradients({name: value.detach() for name, value in self._trained}, inputs, targets)
-        return [found[name].reshape(len(inputs), -1) for name, _ in self._trained]
+        found = self._block_graph(self._parameters(), inputs, targets)
+        return [part.reshape(len(inputs), -1) for part in found]
+
+    def _parameters(self) -> tuple[torch.Tensor, ...]:
+        return tuple(value.detach() for value in self._values)
 
     def clipped(
         self, inputs: torch.Tensor, targets: torch.Tensor, usable: torch.Tensor, clip: float
@@ -113,7 +122,7 @@ class Functional(RowGradients):
 
 
 class RowByRow(Functional):
-    """One row after the other, by ordinary backward passes: slow, for what torch cannot batch."""
+    """One row after the other: slow, for what torch cannot batch, or not to the same bits."""
 
     name = "row_by_row"
 
@@ -121,13 +130,9 @@ class RowByRow(Functional):
         """Return each parameter's gradients, shape `(block, size)`."""
         import torch
 
-        values = [value for _, value in self._trained]
-        rows = []
-        for row, target in zip(inputs, targets, strict=True):
-            loss = self.program.per_sample_losses(self.model(row[None]), target[None])[0]
-            found = torch.autograd.grad(loss, values, allow_unused=True)
-            rows.append([torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)])
-        return [torch.stack([row[i].reshape(-1) for row in rows]) for i in range(len(values))]
+        parameters = self._parameters()
+        rows = [self._graph(parameters, row, target) for row, target in zip(inputs, targets, strict=True)]
+        return [torch.stack([row[i].reshape(-1) for row in rows]) for i in range(len(parameters))]
 
 
 class Outer(RowGradients):
@@ -139,14 +144,20 @@ class Outer(RowGradients):
     For softmax regression g = p - y, and the factor is clip / (|p - y| |(x, 1)|).
 
     Raises:
-        UsageError: trained parameters are not all those of linear layers.
+        UsageError: the model is no chain of listed layers, see `record_chain`, or one is trained that is not linear.
     """
 
     name = "outer"
 
-    def __init__(self, program: TorchProgram, model: torch.nn.Module, block: int | None = None) -> None:
-        super().__init__(program, model, block)
-        self._layers = _outer_layers(model)
+    def __init__(self, program: TorchProgram, model: torch.nn.Module, record: Record, block: int | None = None) -> None:
+        super().__init__(program, model, record, block)
+        self._steps = record_chain(model)
+        self._layers = [step.linear for step in self._steps if step.linear is not None and _trains(step.linear)]
+        held = [id(value) for layer in self._layers for value in layer.parameters()]
+        trained = {id(value) for value in model.parameters() if value.requires_grad}
+        if len(set(held)) < len(held) or not trained <= set(held):
+            raise UsageError("trained parameters are not those of linear layers, each once: no outer products")
+        self._losses = _losses(program, record[1])
 
     @classmethod
     def usual_block(cls, program: TorchProgram) -> int:
@@ -192,61 +203,54 @@ class Outer(RowGradients):
 
     def _run(self, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return the layers' inputs, and their outputs with the rows' losses as the last."""
-        seen: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {id(layer): [] for layer in self._layers}
-
-        def hook(module: torch.nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor) -> None:
-            seen[id(module)].append((given[0].detach(), made))
-
-        handles = [layer.register_forward_hook(hook) for layer in self._layers]
-        try:
-            with _aligned(self._layers):
-                losses = self.program.per_sample_losses(self.model(inputs), targets)
-        finally:
-            for handle in handles:
-                handle.remove()
-        if any(len(calls) != 1 or calls[0][0].ndim != 2 for calls in seen.values()):
-            raise UsageError("a linear layer is not applied once to flat rows: its gradients are no outer products")
-        pairs = [calls[0] for calls in seen.values()]
-        return [a for a, _ in pairs], [*(output for _, output in pairs), losses]
+        activations, outputs, rows = [], [], inputs
+        for step in self._steps:
+            before, rows = rows, step.run(rows)
+            if step.linear is not None and _trains(step.linear):
+                activations.append(before.detach())
+                outputs.append(rows)
+        return activations, [*outputs, self._losses(rows, targets)]
 
 
-@contextmanager
-def _aligned(layers: list[torch.nn.Linear]) -> Iterator[None]:
-    """Let linear layers of an odd width see rows that all begin at a multiple of 64 bytes, zeros behind them.
-
-    Kernels treat rows by how they lie in memory: with 3969 columns only every fourth row came out to the same bits.
-    """
-    from torch.nn import functional
-
-    def forward_of(layer: torch.nn.Linear, extra: int) -> Callable[[torch.Tensor], torch.Tensor]:
-        def forward(rows: torch.Tensor) -> torch.Tensor:
-            weight = functional.pad(layer.weight, (0, extra))
-            return functional.linear(functional.pad(rows, (0, extra)), weight, layer.bias)
-
-        return forward
-
-    odd = [(layer, -layer.in_features % ALIGNED) for layer in layers if layer.in_features % ALIGNED]
-    for layer, extra in odd:
-        layer.__dict__["forward"] = forward_of(layer, extra)  # before the class's own, for this call only
-    try:
-        yield
-    finally:
-        for layer, _ in odd:
-            del layer.__dict__["forward"]
+def _trains(layer: torch.nn.Module) -> bool:
+    return any(value.requires_grad for value in layer.parameters())
 
 
-def _outer_layers(model: torch.nn.Module) -> list[torch.nn.Linear]:
+_GRADIENTS: weakref.WeakKeyDictionary[torch.nn.Module, Any] = weakref.WeakKeyDictionary()
+
+
+def _gradient_graph(program: TorchProgram, model: torch.nn.Module, record: Record) -> Any:
+    """Return (trained parameters, one record, its target) -> gradient of the record's loss, as a list of operations."""
     import torch
 
-    layers = [
-        module
-        for module in model.modules()
-        if type(module) is torch.nn.Linear and any(value.requires_grad for value in module.parameters())
-    ]
-    held = {id(value) for layer in layers for value in layer.parameters()}
-    if any(value.requires_grad and id(value) not in held for value in model.parameters()):
-        raise UsageError("layers other than linear ones are trained: their gradients are no outer products")
-    return layers
+    if model in _GRADIENTS:
+        return _GRADIENTS[model]
+
+    def make() -> Callable[..., Any]:
+        outputs, losses = with_model(model), copy.deepcopy(program.loss)
+
+        def loss(parameters: tuple[torch.Tensor, ...], row: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return losses(outputs(parameters, row), target[None])[0]
+
+        return torch.func.grad(loss)
+
+    parameters = tuple(value.detach() for value in model.parameters() if value.requires_grad)
+    return _GRADIENTS.setdefault(model, record_graph(make, parameters, *record))
+
+
+def _losses(program: TorchProgram, target: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return what gives each row of outputs its loss, no row having a say in another's."""
+    import torch
+
+    if losses_are_record_wise(program):
+        return program.per_sample_losses
+
+    def make() -> Callable[..., Any]:
+        losses = copy.deepcopy(program.loss)
+        return lambda outputs, target: losses(outputs[None], target[None])[0]
+
+    outputs = torch.zeros(program.output_shape, dtype=program.dtype, device=program.device)
+    return vmapped(record_graph(make, outputs, target), shared=0)
 
 
 def clip_factors(squares: torch.Tensor, usable: torch.Tensor, clip: float, *, terms: int) -> torch.Tensor:

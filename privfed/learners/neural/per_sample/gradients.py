@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from privfed.errors import UsageError, checked_number
 from privfed.learners.neural.per_sample.engines import Functional, Outer, RowByRow, RowGradients, steady
+from privfed.learners.neural.per_sample.record_graph import UntraceableError, record_graph, vmapped, with_model
 from privfed.learners.neural.program import TorchProgram
 from privfed.mechanism.sensitivity import chunked_sum
 from privfed.query import Block, FloatArray, Query, frozen_array, require_moderate
@@ -49,8 +50,8 @@ class GradientSum(Query):
     Guarantees:
         A record's contribution is the same bits wherever the record stands and whatever stands beside it: rows are
         evaluated in padded blocks of one shape in which this was seen to hold on public rows, one at a time if need be,
-        and weighted and added in float64. It rests on the model: one that mixes rows only where public rows do not show
-        it breaks the bound, and is not to be installed.
+        and weighted and added in float64. That nothing but its last bits could hang on other records holds by
+        construction, whatever the model or its loss tries: their Python never sees a record, see `PerSample`.
 
     Source:
         Abadi et al. 2016, Deep learning with differential privacy, arXiv:1607.00133, algorithm 1.
@@ -90,30 +91,39 @@ class GradientSum(Query):
 class PerSample:
     """How one program's gradients per sample are computed here: fixed features, engine, block.
 
+    The model's own Python runs on public rows only. On records there runs either a chain of listed layers, each known
+    to treat a record by itself (`record_chain`), or what torch noted of the model, its loss and their gradient on one
+    record of zeros (`record_graph`), which every record goes through on its own. A computation of which no such note
+    can be made is refused. The public rows show that the note gives the model's own gradients.
+
     The leading layers of a `Sequential` that have weights but none to train are a fixed map: their outputs are computed
     once for an array of rows and kept, in the program's dtype, for as long as the array lives.
 
     Engines are tried in this order, and the first is taken that gives the right gradients on public random rows, the
     same bits at every place of a block:
-    "outer" (linear layers on flat rows only), "functional" (torch.func), "row_by_row", each in its usual block, then
-    in one of a single row. Fixed layers have a block of their own, by the same rule.
+    "outer" (chains of linear layers and activations), "functional" (torch.func), "row_by_row", each in its usual block,
+    then in one of a single row. Fixed layers have a block of their own, by the same rule.
 
     Args:
         program: whose `load` is called before every sum.
         method: name of the engine to take, None to try all.
         keep_features: whether outputs of fixed layers are kept.
 
+    Guarantees:
+        No record has a say in what another adds, and none is kept: no Python of the model or its loss sees a record.
+
     Raises:
-        UsageError: no engine gives the same bits twice.
+        UntraceableError: the model or its loss cannot be held to one record at a time.
+        UsageError: no engine gives the model's gradients, or the same bits twice.
     """
 
     def __init__(self, program: TorchProgram, *, method: str | None = None, keep_features: bool = True) -> None:
-        self._program = weakref.ref(program)  # held weakly, as the registry does
         self._keep = keep_features
         self._kept: dict[int, tuple[weakref.ref[FloatArray], torch.Tensor]] = {}
-        self._prefix, self._head = _split(program.model)
+        program.model.train(False)
+        prefix, self._head = _split(program.model)
+        self._prefix = None if prefix is None else _prefix_rows(program, prefix)
         self._fixed_block = 1
-        program.model.eval()
         self._engine = self._choose(program, method)
 
     @property
@@ -141,15 +151,15 @@ class PerSample:
         """
         program = self._engine.program
         program.load(parameters)
-        program.model.eval()
-        kept = self._features(rows)
+        program.model.train(False)
+        kept = self._features(program, rows)
 
         def chunk(places: FloatArray) -> dict[str, FloatArray]:
             total = np.zeros(program.n_parameters)
             first, last = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
             for start in range(first, last, self.block):
                 part = slice(start, min(start + self.block, last))
-                inputs = self._inputs(rows[part]) if kept is None else kept[part]
+                inputs = self._inputs(program, rows[part]) if kept is None else kept[part]
                 total += self._block_sum(inputs, rows[part], clip)
             return {"gradient": total}
 
@@ -159,7 +169,7 @@ class PerSample:
         """Return the sum of one block, its rows one by one if they do not go together."""
         import torch
 
-        targets, usable = self._targets(rows)
+        targets, usable = _targets(self._engine.program, rows)
         block = self.block
         if len(inputs) < block:
             inputs, targets, usable = (_padded(part, block) for part in (inputs, targets, usable))
@@ -182,25 +192,14 @@ class PerSample:
         total: FloatArray = self._engine.total(self._engine.clipped(inputs, targets, usable, clip)).cpu().numpy()
         return total
 
-    def _targets(self, rows: FloatArray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return targets, and which rows have one that exists."""
-        import torch
-
-        program = self._engine.program
-        targets = program.targets(rows)
-        if program.n_classes is None:
-            return targets, torch.ones(len(rows), dtype=torch.bool, device=targets.device)
-        known = (targets >= 0).reshape(len(rows), -1).all(dim=1)
-        return _only(known, targets), known
-
-    def _inputs(self, rows: FloatArray) -> torch.Tensor:
+    def _inputs(self, program: TorchProgram, rows: FloatArray) -> torch.Tensor:
         """Return what the trained part of the model takes, evaluated in padded blocks where layers are fixed.
 
         A row on which these fail has NaN in place of their outputs, and counts as zero.
         """
         import torch
 
-        features = self._engine.program.features(rows)
+        features = program.features(rows)
         if self._prefix is None:
             return features
         block = self._fixed_block
@@ -228,7 +227,7 @@ class PerSample:
             found: torch.Tensor = self._prefix(_padded(features, self._fixed_block))[: len(features)]
         return found
 
-    def _features(self, rows: FloatArray) -> torch.Tensor | None:
+    def _features(self, program: TorchProgram, rows: FloatArray) -> torch.Tensor | None:
         """Return the outputs of fixed layers for all rows, of these very rows from before if there are any."""
         import torch
 
@@ -238,7 +237,9 @@ class PerSample:
         known, features = self._kept.get(number, (None, None))
         if known is not None and known() is rows:
             return features
-        parts = [self._inputs(rows[start : start + KEPT_AT_ONCE]) for start in range(0, len(rows), KEPT_AT_ONCE)]
+        parts = [
+            self._inputs(program, rows[start : start + KEPT_AT_ONCE]) for start in range(0, len(rows), KEPT_AT_ONCE)
+        ]
         features = torch.cat(parts)
         self._kept[number] = (weakref.ref(rows, lambda _: self._kept.pop(number, None)), features)
         return features
@@ -249,23 +250,27 @@ class PerSample:
         named = [engine for engine in engines if method in (None, engine.name)]
         if not named:
             raise UsageError(f"method is {method!r}, expected one of {', '.join(engine.name for engine in engines)}")
-        reference = RowByRow(program, self._head, 1)
-        self._engine = reference
+        import torch
+
         rows = public_rows(program, TRIED, wild=TRIED)
-        inputs, (targets, _) = self._inputs_one_by_one(rows), self._targets(rows)
-        tame = inputs[:TRIED], targets[:TRIED]
-        self._fixed_block = next((block for block in (FIXED_BLOCK, 1) if self._steady_fixed(rows, block)), 0)
+        targets, _ = _targets(program, rows)
+        self._fixed_block = next((block for block in (FIXED_BLOCK, 1) if self._steady_fixed(program, rows, block)), 0)
         trouble: Exception | None = None
         ran = False
+        if self._fixed_block:
+            inputs = torch.cat([self._inputs(program, rows[place : place + 1]) for place in range(len(rows))])
+            record = inputs[0] * 0, targets[0]
         for engine, block in itertools.product(named, (None, 1) if self._fixed_block else ()):
             try:
-                tried = engine(program, self._head, block)
-                self._engine = tried
+                tried = engine(program, self._head, record, block)
                 tried.clipped(*_one_block(inputs[:1], targets[:1], tried.block), 1.0)
+                right = _by_hand(program, rows[: min(TRIED, tried.block)])
                 ran = True
-                if _agree(tried, reference, *tame) and self._steady(rows, inputs, targets):
+                if _agree(tried, right, inputs, targets) and self._steady(tried, rows, inputs, targets):
                     return tried
-            except ROW_ERRORS as error:  # an operation that cannot be batched, or random numbers in the model
+            except UntraceableError:
+                raise
+            except ROW_ERRORS as error:  # an operation that cannot be batched, or random rows that do not fit
                 trouble = error
         if trouble is not None and not ran:
             raise UsageError(
@@ -276,13 +281,11 @@ class PerSample:
             " layers out, and use the CPU or torch.use_deterministic_algorithms(True)"
         )
 
-    def _steady_fixed(self, rows: FloatArray, block: int) -> bool:
+    def _steady_fixed(self, program: TorchProgram, rows: FloatArray, block: int) -> bool:
         """Return whether fixed layers treat a row alike at every place of a block."""
         if self._prefix is None:
             return True
-        self._fixed_block, program = block, self._engine.program
-        program.load(program.parameters())
-        program.model.eval()
+        self._fixed_block = block
 
         def outputs(which: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return (self._fixed(program.features(rows[which.numpy()])),)
@@ -292,27 +295,16 @@ class PerSample:
         except ROW_ERRORS:  # not even one row of random numbers gets through
             return False
 
-    def _steady(self, rows: FloatArray, inputs: torch.Tensor, targets: torch.Tensor) -> bool:
+    def _steady(self, engine: RowGradients, rows: FloatArray, inputs: torch.Tensor, targets: torch.Tensor) -> bool:
         """Return whether the engine, in its block, treats a row alike at every place."""
         import torch
 
-        engine, program, wild = self._engine, self._engine.program, len(rows) - TRIED
         usable = torch.ones(engine.block, dtype=torch.bool, device=inputs.device)
 
         def clipped(which: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return engine.clipped(inputs[which], targets[which], usable, 1.0)
 
-        program.load(program.parameters())  # buffers as they were, for a model that writes to them
-        program.model.eval()
-        return steady(clipped, engine.block, TRIED, wild=wild)
-
-    def _inputs_one_by_one(self, rows: FloatArray) -> torch.Tensor:
-        import torch
-
-        return torch.cat([self._inputs(rows[place : place + 1]) for place in range(len(rows))])
-
-
-_ENGINES: weakref.WeakKeyDictionary[TorchProgram, PerSample] = weakref.WeakKeyDictionary()
+        return steady(clipped, engine.block, TRIED, wild=len(rows) - TRIED)
 
 
 def per_sample(name: str) -> PerSample:
@@ -322,9 +314,8 @@ def per_sample(name: str) -> PerSample:
         UsageError: no such program is installed here, or no engine is fit for it.
     """
     program = installed(name, of=TorchProgram)
-    if program not in _ENGINES:
-        _ENGINES[program] = PerSample(program)
-    return _ENGINES[program]
+    found: PerSample = program.derived(PerSample)
+    return found
 
 
 def public_rows(program: TorchProgram, count: int, *, wild: int = 0) -> FloatArray:
@@ -352,23 +343,59 @@ def _split(model: torch.nn.Module) -> tuple[torch.nn.Module | None, torch.nn.Mod
     layers = list(model)
     trained = [any(value.requires_grad for value in layer.parameters()) for layer in layers]
     first = trained.index(True)
-    prefix = torch.nn.Sequential(*layers[:first]).eval()
+    prefix = torch.nn.Sequential(*layers[:first]).train(False)
     if not [*prefix.parameters(), *prefix.buffers()]:
         return None, model
-    return prefix, torch.nn.Sequential(*layers[first:]).eval()
+    return prefix, torch.nn.Sequential(*layers[first:]).train(False)
 
 
-def _agree(tried: RowGradients, reference: RowGradients, inputs: torch.Tensor, targets: torch.Tensor) -> bool:
-    """Return whether an engine's sum over public rows is the reference's, but for rounding."""
+def _prefix_rows(program: TorchProgram, prefix: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the fixed layers over blocks of records, each record on its own."""
+    record = program.features(np.zeros((1, program.n_features + program.n_targets)))[0]
+
+    def make() -> Callable[[torch.Tensor], torch.Tensor]:
+        outputs = with_model(prefix)
+        return lambda features: outputs((), features)[0]
+
+    return vmapped(record_graph(make, record), shared=0)
+
+
+def _targets(program: TorchProgram, rows: FloatArray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return targets, and which rows have one that exists."""
     import torch
 
-    count = min(len(inputs), tried.block)
+    targets = program.targets(rows)
+    if program.n_classes is None:
+        return targets, torch.ones(len(rows), dtype=torch.bool, device=targets.device)
+    known = (targets >= 0).reshape(len(rows), -1).all(dim=1)
+    return _only(known, targets), known
 
-    def total(engine: RowGradients, part: slice) -> torch.Tensor:
-        return engine.total(engine.clipped(*_one_block(inputs[part], targets[part], engine.block), 1.0))
 
-    right = sum((total(reference, slice(i, i + 1)) for i in range(count)), start=torch.zeros(()))
-    return bool(torch.linalg.vector_norm(total(tried, slice(0, count)) - right) <= AGREE * count)
+def _by_hand(program: TorchProgram, rows: FloatArray) -> torch.Tensor:
+    """Return the sum of the rows' gradients, clipped to 1, by the model's own Python: for public rows only."""
+    import torch
+
+    program.load(program.parameters())  # buffers as they were, for a model that writes to them
+    program.model.train(False)
+    values = [value for _, value in program.trainable()]
+    total = torch.zeros(program.n_parameters, dtype=torch.float64, device=program.device)
+    for place in range(len(rows)):
+        row = rows[place : place + 1]
+        loss = program.per_sample_losses(program.forward(row), program.targets(row))[0]
+        found = torch.autograd.grad(loss, values, allow_unused=True)
+        parts = [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
+        gradient = torch.cat([part.reshape(-1).double() for part in parts])
+        total += gradient / max(1.0, float(torch.linalg.vector_norm(gradient)))
+    return total
+
+
+def _agree(tried: RowGradients, right: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor) -> bool:
+    """Return whether an engine's sum over public rows is the model's own, but for rounding."""
+    import torch
+
+    count = min(TRIED, tried.block)
+    found = tried.total(tried.clipped(*_one_block(inputs[:count], targets[:count], tried.block), 1.0))
+    return bool(torch.linalg.vector_norm(found - right) <= AGREE * count)
 
 
 def _one_block(
