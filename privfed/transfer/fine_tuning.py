@@ -7,18 +7,17 @@ import math
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import numpy.typing as npt
 
 from privfed.errors import UsageError
 from privfed.federation.release import Federation
-from privfed.learners.base import Estimator
+from privfed.learners.neural.fitted_network import FittedNetwork
 from privfed.learners.neural.losses import LossLike
-from privfed.query import FloatArray
+from privfed.learners.neural.program import TorchProgram
 from privfed.statistics.hold_out import HoldOut
 from privfed.transfer.check import Comparison, compare_models
 from privfed.transfer.fine_tuning_plan import Learner, Mode, Plan
-from privfed.transfer.fine_tuning_run import Run, feature_shape_of, outputs_of
+from privfed.transfer.fine_tuning_run import Run
 from privfed.transfer.provenance import mark_home_rows
 from privfed.transfer.schedule import Proximal, Stage
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["FineTuning"]
 
 
-class FineTuning(Estimator):
+class FineTuning(FittedNetwork):
     """Fine-tune a source model across clients, near where it started.
 
     The objective is `sum_k n_k/n L_k(w) + sum_j lambda_j |w_j - w0_j|^2` (L2-SP; Li, Grandvalet and Davoine 2018,
@@ -72,6 +71,8 @@ class FineTuning(Estimator):
         releases_: those of training, as far as the learner keeps them.
         epsilon_: view -> epsilon charged at the end.
         learners_: the learner of each stage. They hold the programs that clients have installed.
+        program_, parameters_: the tuned model with its loss: what `predict`, `decision_function` and `score` go by.
+        n_rounds_: rounds done in all cycles and stages.
         feature_shape_, n_features_in_: of a row's features.
 
     Guarantees:
@@ -88,8 +89,8 @@ class FineTuning(Estimator):
         >>> clients = LocalFederation([(x, (x.sum(axis=1) > 0).astype(float)) for x in X])
         >>> settings = {"learning_rate": 0.5}
         >>> tuned = FineTuning(torch.nn.Linear(2, 2), rounds=5, training=settings, random_state=0).fit(clients)
-        >>> tuned.predict(X[0]).shape
-        (40,)
+        >>> tuned.predict(X[0]).shape, tuned.score(X[0], X[0].sum(axis=1) > 0) > 0.9
+        ((40,), True)
     """
 
     def __init__(
@@ -173,19 +174,20 @@ class FineTuning(Estimator):
             self.scratch_model_ = run.from_scratch(self.source)
         last = self.learners_[-1]
         self.epsilon_ = dict(run.learners[-1].epsilon_)
-        self.feature_shape_ = feature_shape_of(last)
+        self.program_ = TorchProgram(
+            copy.deepcopy(tuned).requires_grad_(True),
+            self.loss,
+            feature_shape=last.program_.feature_shape,
+            n_targets=last.program_.n_targets,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        self.parameters_ = self.program_.parameters()
+        self.n_rounds_ = len(self.history_)
+        self.feature_shape_ = last.program_.feature_shape
         self.n_features_in_ = math.prod(self.feature_shape_)
         self._compare(plan, federation if hold_out is None else hold_out.evaluation(federation))
         return self
-
-    def predict(self, X: Any) -> npt.NDArray[np.int64]:
-        """Return the class of each row of features `X` by the tuned model, int64."""
-        return np.asarray(self.decision_function(X).argmax(axis=1))
-
-    def decision_function(self, X: Any) -> FloatArray:
-        """Return the tuned model's outputs, float64, one per row of `X`, `(rows, *feature_shape)` or flat."""
-        self._check_is_fitted()
-        return outputs_of(self.model_, X, self.feature_shape_)
 
     def personal_model(self, memory: MutableMapping[str, npt.NDArray[Any]]) -> torch.nn.Module:
         """Return the tuned model with one client's own parameters in their places; for that client to call.

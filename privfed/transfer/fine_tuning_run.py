@@ -15,7 +15,6 @@ from privfed.learners.neural.averaging.objective import Anchor
 from privfed.learners.neural.averaging.parameter_names import matches
 from privfed.learners.neural.private_sgd.learner import FederatedSGD
 from privfed.learners.neural.state import Callback, HistoryRow, TrainingState, Verdict
-from privfed.query import FloatArray
 from privfed.transfer.adapters import merge_adapters, with_adapters
 from privfed.transfer.fine_tuning_plan import Plan
 from privfed.transfer.schedule import Stage, anchor_for, freeze_all_but, strengths_of
@@ -25,9 +24,8 @@ if TYPE_CHECKING:
 
     from privfed.transfer.fine_tuning import FineTuning
 
-__all__ = ["ProximalStep", "Run", "feature_shape_of", "outputs_of"]
+__all__ = ["ProximalStep", "Run"]
 
-AT_A_TIME = 1024  # rows of one evaluation at home
 SGD_RATE = 0.5  # learning rate of FederatedSGD where nobody gives one
 
 
@@ -135,33 +133,6 @@ class Run:
         if anchor is not None:
             callbacks = [ProximalStep(anchor, settings.get("learning_rate", SGD_RATE)), *callbacks]
         return FederatedSGD(model, given.loss, callbacks=callbacks, **settings)
-
-
-def feature_shape_of(learner: FederatedAveraging | FederatedSGD) -> tuple[int, ...]:
-    """Return the shape of one row's features, as a fitted learner's model takes them."""
-    return learner.program_.feature_shape
-
-
-def outputs_of(model: torch.nn.Module, X: Any, feature_shape: tuple[int, ...]) -> FloatArray:
-    """Return the outputs of a model in evaluation mode for rows of features, float64, as many rows as `X`.
-
-    Raises:
-        UsageError: the rows have other features.
-    """
-    import torch
-
-    values = np.asarray(X, dtype=np.float64)
-    width = int(np.prod(feature_shape))
-    if values.ndim < 2 or int(np.prod(values.shape[1:])) != width:
-        raise UsageError(f"X has shape {values.shape}, expected rows of features of shape {feature_shape}")
-    first = next(model.parameters())
-    inputs = torch.tensor(values.reshape(len(values), *feature_shape), dtype=first.dtype, device=first.device)
-    with torch.no_grad():
-        parts = [
-            model(inputs[start : start + AT_A_TIME]).double().cpu().numpy()
-            for start in range(0, len(inputs), AT_A_TIME)
-        ]
-    return np.concatenate(parts) if parts else np.empty((0, 0))
 
 
 def _listed(callbacks: Any) -> list[Any]:

@@ -30,6 +30,7 @@ NEEDS: Final = {
     "leep": {"table"},
     "nce": {"table"},
 }
+DEFAULT: Final = ("logme", "h_score", "leep")
 SECOND_PASS: Final = 0.15  # of the share: LEEP's one number per source, beside sums that are matrices
 BOOTSTRAP: Final = 200
 # Probability of a class, over even odds, below which LEEP counts a prediction as this one: the noise grows with its
@@ -43,7 +44,7 @@ def rank_sources(
     candidates: Sequence[Candidate],
     *,
     n_classes: int,
-    methods: Sequence[str] = ("logme", "h_score", "leep"),
+    methods: Sequence[str] | None = None,
     share: float | None = None,
     feature_bound: float | str = "unit",
     joint: bool = True,
@@ -59,9 +60,12 @@ def rank_sources(
     Args:
         federation: whose rows the sources would be transferred to.
         candidates: source models, at least one, of distinct names. Their weights are public.
-        n_classes: classes of the target task, >= 2; rows whose last column is none of them count nowhere.
+        n_classes: classes of the target task, >= 2: the last column of a row is a whole number below it. Other rows are
+            refused without a budget; under one they count nowhere and their client is warned.
         methods: some of "logme", "h_score", "h_score_shrunk" (with Ledoit and Wolf's shrinkage), "leep" and "nce"
-            (LEEP's cheaper relative, from the table alone). The first one ranks.
+            (LEEP's cheaper relative, from the table alone). The first one ranks. None for "logme", "h_score" and, if
+            some candidate has a source head, "leep". Methods for which no candidate has what they need are left out,
+            and `SourceRanking.left_out` says why.
         share: of the whole budget, for all releases together, in (0, 1]; needed where there is a budget.
         feature_bound: public L2 norm to which features are clipped, > 0, or "unit", which scales every row's features
             to norm 1; a candidate's own goes before. A norm that is seldom reached pays for noise that nobody needed.
@@ -81,14 +85,14 @@ def rank_sources(
     """
     if not isinstance(federation, Federation):
         raise UsageError(f"expected a federation, such as privfed.LocalFederation, not {type(federation).__name__}")
-    asked = _checked_methods(methods)
+    asked = _checked_methods(DEFAULT if methods is None else methods)
     n_classes = checked_integer("n_classes", n_classes, least=2)
     bootstrap = checked_integer("bootstrap", bootstrap, least=2)
     generator = check_random_state(random_state)
     if federation.budget is not None and (share is None or not 0.0 < share <= 1.0):
         raise UsageError(f"share is {share!r}, expected the fraction of the budget for the ranking, in (0, 1]")
     prepared = _prepare(federation, candidates, feature_bound)
-    _check_heads(prepared, asked)
+    asked, left_out = _with_heads(prepared, asked, warn=methods is not None)
     groups = [prepared] if joint else [[one] for one in prepared]
     part = None if share is None else share / len(groups)
     scores: list[SourceScore] = []
@@ -108,6 +112,7 @@ def rank_sources(
         entries=tuple(entries),
         epsilon=dict(ranked.epsilon),
         draws=np.concatenate(draws, axis=1),
+        left_out=left_out,
     )
 
 
@@ -150,13 +155,26 @@ def _prepare(federation: Federation, candidates: Sequence[Candidate], default: f
     return prepared
 
 
-def _check_heads(prepared: Sequence[_Prepared], methods: tuple[str, ...]) -> None:
-    """Warn of candidates that have no source head, where some method needs one; refuse them where all methods do."""
+def _with_heads(
+    prepared: Sequence[_Prepared], methods: tuple[str, ...], *, warn: bool
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the methods for which some candidate has what they need, and why the others are left out.
+
+    Raises:
+        UsageError: none is left.
+    """
     without = ", ".join(one.name for one in prepared if not one.source.n_labels)
-    if without and all(NEEDS[method] == {"table"} for method in methods):
+    by_labels = [method for method in methods if NEEDS[method] == {"table"}]
+    if not without or not by_labels:
+        return methods, {}
+    if len(by_labels) == len(methods):
         raise UsageError(f"{methods} need source labels, and there is no source head: {without}. Add method 'logme'")
-    if without and any(NEEDS[method] == {"table"} for method in methods):
+    if warn:
         warn_caller(f"no source head, hence no score by source labels: {without}; see Candidate.source_head")
+    if any(one.source.n_labels for one in prepared):
+        return methods, {}
+    why = "no candidate has a source head, see Candidate.source_head"
+    return tuple(method for method in methods if method not in by_labels), dict.fromkeys(by_labels, why)
 
 
 class _Ranked:

@@ -64,6 +64,7 @@ class SourceRanking:
         draws: scores under fresh noise of the known law on top of the released sums, float64 of shape
             `(draws, candidates, methods)`; no draws where there was no noise. They carry the noise twice, so that the
             ranking is at least as stable as they say.
+        left_out: methods that were asked for and could score no candidate, and why; nothing was paid for them.
     """
 
     scores: tuple[SourceScore, ...]
@@ -73,6 +74,7 @@ class SourceRanking:
     entries: tuple[int, ...]
     epsilon: Mapping[str, float]
     draws: FloatArray = field(repr=False)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def order(self, method: str | None = None) -> tuple[str, ...]:
         """Return the candidates' names, the best first; those without a score last."""
@@ -99,6 +101,7 @@ class SourceRanking:
         """Return the ranking as numbers, texts, lists and dicts; NaN is None."""
         return {
             "methods": list(self.methods),
+            "left_out": dict(self.left_out),
             "n_classes": self.n_classes,
             "best": self.best,
             "order": {method: list(self.order(method)) for method in self.methods},
@@ -132,8 +135,9 @@ class SourceRanking:
         by_name = {score.name: score for score in self.scores}
         for name in self.order():
             score = by_name[name]
-            cells = [f"{score.scores[m]:12.4f} ±{score.errors[m]:6.4f}" for m in self.methods]
+            cells = [_cell(score.scores[m], score.errors[m]) for m in self.methods]
             lines.append(f"{name:{width}}  {confidence[name]:5.0%}  " + "  ".join(f"{cell:>20}" for cell in cells))
+        lines += [f"without {method}: {why}" for method, why in self.left_out.items()]
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -178,6 +182,10 @@ class SourceRanking:
     def _values(self, method: str | None) -> FloatArray:
         name = self.methods[self._column(method)]
         return np.array([score.scores[name] for score in self.scores])
+
+
+def _cell(score: float, error: float) -> str:
+    return f"{score:12.4f} ±{error:6.4f}" if math.isfinite(score) else "no source head"
 
 
 def _plain(value: float) -> float | None:

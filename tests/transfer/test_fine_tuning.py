@@ -300,8 +300,39 @@ def test_it_takes_federations_only_and_predicts_once_fitted() -> None:
     with pytest.raises(AttributeError, match="not fitted"):
         FineTuning(network()).predict(np.zeros((1, 4)))
     tuned = FineTuning(network(), rounds=1).fit(federation())
-    with pytest.raises(UsageError, match="expected rows of features of shape"):
+    with pytest.raises(UsageError, match="X has 5 features, FineTuning expects 4"):
         tuned.predict(np.zeros((1, 5)))
+
+
+@pytest.mark.parametrize("mode", ["all", "head", "adapters"])
+def test_what_it_predicts_and_scores_is_what_the_tuned_model_says(mode: str) -> None:
+    tuned = FineTuning(network(), rounds=2, mode=mode, rank=1, random_state=0).fit(federation())
+    X, y = np.random.default_rng(0).normal(size=(50, 4)), np.random.default_rng(1).integers(0, 3, 50)
+    with torch.no_grad():
+        outputs = tuned.model_(torch.tensor(X, dtype=torch.float32)).double().numpy()
+    np.testing.assert_array_equal(tuned.decision_function(X), outputs)
+    np.testing.assert_array_equal(tuned.predict(X), outputs.argmax(axis=1))
+    assert tuned.score(X, y) == np.mean(outputs.argmax(axis=1) == y)
+    assert tuned.n_rounds_ == len(tuned.history_) == 2
+
+
+def test_models_of_numbers_predict_numbers_and_score_by_their_loss() -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=(30, 4)) for _ in range(3)]
+    rows = LocalFederation([(X, X @ np.array([1.0, -1.0, 0.5, 0.0])) for X in parts], mode="trusted")
+    tuned = FineTuning(torch.nn.Linear(4, 1), "mse", rounds=20, training={"learning_rate": 0.2}).fit(rows)
+    predicted = tuned.predict(parts[0])
+    y = parts[0] @ np.array([1.0, -1.0, 0.5, 0.0])
+    assert predicted.shape == (30,)
+    assert tuned.score(parts[0], y) == pytest.approx(-np.mean((predicted - y) ** 2), rel=1e-5)
+    assert tuned.score(parts[0], y) > -0.05
+    yes = FineTuning(torch.nn.Linear(4, 1), "binary_cross_entropy", rounds=1).fit(
+        LocalFederation([(X, (X[:, 0] > 0).astype(float)) for X in parts], mode="trusted")
+    )
+    assert set(np.unique(yes.predict(parts[0]))) <= {0, 1}
+
+
+def test_its_settings_are_those_of_an_estimator() -> None:
     assert FineTuning(network(), rounds=7).get_params()["rounds"] == 7
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privfed import Budget, BudgetExhausted, LocalFederation, UsageError
+from privfed import Budget, BudgetExhausted, DataError, LocalFederation, UsageError
 from privfed.transfer import Candidate, rank_sources
 from tests.transfer import central
 from tests.transfer.central import Task
@@ -251,8 +251,9 @@ class TestTorchCandidates:
 def test_a_source_without_a_head_has_no_leep() -> None:
     task = Task(0)
     sources = [candidate(task, "with"), Candidate("without", task.features)]
-    with pytest.warns(UserWarning, match="no source head.*without"):
-        ranking = rank_sources(LocalFederation(task.silos()), sources, n_classes=4)
+    ranking = rank_sources(LocalFederation(task.silos()), sources, n_classes=4)
+    assert str(ranking).count("no source head") == 1
+    assert "nan" not in str(ranking)
     assert np.isnan(ranking.scores[1].scores["leep"])
     assert ranking.order("leep") == ("with", "without")
     assert json.loads(ranking.to_json())["candidates"][1]["scores"]["leep"] is None
@@ -371,3 +372,29 @@ def test_a_method_without_scores_has_no_panel() -> None:
             methods=("logme", "leep"),
         )
     assert len(ranking.plot().axes) == 1
+
+
+def test_methods_that_can_score_nobody_are_left_out_with_the_reason_and_cost_nothing() -> None:
+    task, budget = Task(0), Budget(8.0, 1e-5)
+    plain = [Candidate("without", task.features), Candidate("neither", lambda inputs: inputs)]
+    released = []
+    for methods in (None, ("logme", "h_score")):
+        silos = LocalFederation(task.silos(), budget=budget, mode="trusted", noise_seed=1)
+        ranking = rank_sources(silos, plain, n_classes=4, share=0.5, methods=methods, random_state=0)
+        assert ranking.methods == ("logme", "h_score")
+        assert len(silos.ledger.rounds()) == len(ranking.entries) == 1
+        released.append([dict(score.scores) for score in ranking.scores])
+        if methods is None:
+            assert "without leep: no candidate has a source head" in str(ranking)
+            assert set(json.loads(ranking.to_json())["left_out"]) == {"leep"}
+    assert released[0] == released[1]
+
+
+def test_too_few_classes_are_an_error_and_under_a_budget_a_warning_at_home() -> None:
+    task = Task(0)
+    with pytest.raises(DataError, match=r"whole numbers from 0 to 2; raise n_classes"):
+        rank_sources(LocalFederation(task.silos()), [candidate(task, "one")], n_classes=3)
+    silos = LocalFederation(task.silos(), budget=Budget(8.0, 1e-5), mode="trusted", noise_seed=1)
+    with pytest.warns(UserWarning, match=r"client .*raise n_classes.*count for nothing"):
+        rank_sources(silos, [candidate(task, "one")], n_classes=3, share=0.5)
+    assert silos.remaining_share == pytest.approx(0.5)
