@@ -71,22 +71,6 @@ class ComponentVariances:
         """t, drop-outs up to which the sum carries exactly the total."""
         return len(self.surplus)
 
-    def sum_variance(self, survivors: int, *, released: int | None = None) -> float:
-        """Variance of the sum over `survivors` clients of whom `released` gave their surplus back (all by default).
-
-        Returns:
-            The total if D = n - survivors is at most t and all gave it back, and the unreleased components more if not;
-            beyond t, what is left: survivors v / (n - t).
-        """
-        if not 0 <= survivors <= self.planned:
-            raise UsageError(f"survivors is {survivors}, expected 0 to the {self.planned} planned clients")
-        released = survivors if released is None else released
-        if not 0 <= released <= survivors:
-            raise UsageError(f"released is {released}, expected 0 to the {survivors} survivors")
-        dropped = min(self.planned - survivors, self.tolerated)
-        kept = self.total / (self.planned - dropped)
-        return survivors * kept + (survivors - released) * math.fsum(self.surplus[dropped:])
-
 
 def component_variances(total_variance: float, *, planned: int, tolerated: int) -> ComponentVariances:
     """What each client adds so that any `planned` - `tolerated` or more of them carry the same noise.

@@ -18,7 +18,7 @@ from privfed.learners.neural.losses import require_torch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["adapter_class", "merge_adapters", "trainable_fraction", "with_adapters", "with_new_head"]
+__all__ = ["adapter_class", "merge_adapters", "with_adapters", "with_new_head"]
 
 _MADE: dict[str, Any] = {}
 
@@ -160,12 +160,6 @@ def merge_adapters(model: torch.nn.Module) -> torch.nn.Module:
             folded: Any = module
             setattr(merged.get_submodule(parent), last, folded.merged())
     return merged.requires_grad_(True)
-
-
-def trainable_fraction(model: torch.nn.Module) -> float:
-    """Return which part of the model's parameters is trained: what of them travels."""
-    total = sum(value.numel() for value in model.parameters())
-    return sum(value.numel() for value in model.parameters() if value.requires_grad) / max(total, 1)
 
 
 def with_new_head(model: torch.nn.Module, n_outputs: int, *, random_state: int = 0) -> torch.nn.Module:
