@@ -34,6 +34,7 @@ from privfed.learners.mixture.parameters import (
 from privfed.learners.mixture.persistence import Persistence
 from privfed.learners.mixture.private.planning import Choice
 from privfed.learners.mixture.private.starts import fit_under_budget
+from privfed.learners.mixture.private.task import Task
 from privfed.learners.mixture.reports import RoundReport, caller_level
 from privfed.learners.validation import as_rows, feature_names
 from privfed.query import FloatArray
@@ -343,13 +344,12 @@ class GaussianMixture(Personal, Persistence):
         init: FederatedInit,
     ) -> None:
         low, high = required_bounds(bounds, federation.n_features)
-        fit = fit_under_budget(
+        task = Task(
             federation,
-            init=init,
-            n_components=self.n_components,
-            covariance_type=self.covariance_type,
-            low=low,
-            high=high,
+            self.n_components,
+            self.covariance_type,
+            low,
+            high,
             share=check_share(self.share, federation.remaining_share),
             rounds=self.rounds,
             start=start,
@@ -357,6 +357,7 @@ class GaussianMixture(Personal, Persistence):
             random=random,
             report=self._report,
         )
+        fit = fit_under_budget(task, init)
         self._finish(EMResult(fit.model, fit.log_likelihoods, True))
         self.releases_, self.choice_ = fit.releases, fit.choice
         self.epsilon_ = dict(fit.releases[-1].epsilon)

@@ -9,27 +9,27 @@ over-complete stage as EM, which knows widths and shapes where k-means knows dis
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from privfed.federation.release import Federation, Release
+from privfed.federation.release import Release
 from privfed.learners.mixture.frames import frame_of, refitted
 from privfed.learners.mixture.initialise import FederatedInit
 from privfed.learners.mixture.lloyd import lloyd
 from privfed.learners.mixture.parameters import Start
-from privfed.learners.mixture.private.estimates import Estimate, RowCount
+from privfed.learners.mixture.private.estimates import Estimate
 from privfed.learners.mixture.private.planning import choose, start_components
-from privfed.learners.mixture.private.recipe import PrivateFit, fit_private
+from privfed.learners.mixture.private.recipe import fit_private
+from privfed.learners.mixture.private.rounds import Place, Run
 from privfed.learners.mixture.private.single import MOMENT_ROUNDS, box_gaussian, single_update
-from privfed.learners.mixture.reports import RoundReport
+from privfed.learners.mixture.private.task import PrivateFit, Task
 from privfed.learners.mixture.starts import spread_components
 from privfed.query import FloatArray, Query
 from privfed.statistics.mixture import WhitenedMixtureStatistics
 from privfed.statistics.mixture_coordinates import Coordinates
-from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
+from privfed.statistics.mixture_model import MixtureModel
 
 __all__ = ["fit_under_budget"]
 
@@ -40,82 +40,32 @@ LIKELIHOOD_SHARE: Final = 0.02
 LEAST_START_WEIGHT: Final = 0.3  # of an average centre's
 
 
-@dataclass
-class _Run:
-    federation: Federation
-    random: Generator
-    report: Callable[[RoundReport], object]
-    count: RowCount = field(default_factory=RowCount)
-    releases: list[Release] = field(default_factory=list)
-    spent: float = 0.0
-
-    def ask(self, query: Query, stage: str, round: int, rounds: int, share: float) -> Release:
-        release = self.federation.release(query, share=share, purpose=f"mixture: {stage}", rounds=rounds - round + 1)
-        self.spent += share
-        self.releases.append(release)
-        self.report(RoundReport(stage, round, rounds, release, None))
-        return release
-
-
-def fit_under_budget(
-    federation: Federation,
-    *,
-    init: FederatedInit,
-    n_components: int,
-    covariance_type: CovarianceType,
-    low: FloatArray,
-    high: FloatArray,
-    share: float,
-    rounds: int | None,
-    start: Start,
-    warm: MixtureModel | None,
-    random: Generator,
-    report: Callable[[RoundReport], object],
-) -> PrivateFit:
+def fit_under_budget(task: Task, init: FederatedInit) -> PrivateFit:
     """Fit a mixture under the federation's budget from the start that `init` names; see `fit_private`.
 
     Guarantees:
-        Data enter only through the federation's releases; the sum of their shares is at most `share`.
+        Data enter only through the federation's releases; the sum of their shares is at most `task.share`.
     """
-    run = _Run(federation, random, report)
-    given = warm is not None or any(part is not None for part in (start.weights, start.means, start.precisions))
-    if init != "cells" and not given and n_components > 1:
-        start = _found(run, init, n_components, covariance_type, low=low, high=high, share=share)
-    fit = fit_private(
-        federation,
-        n_components=n_components,
-        covariance_type=covariance_type,
-        low=low,
-        high=high,
-        share=share - run.spent,
-        rounds=rounds,
-        start=start,
-        warm=warm,
-        random=random,
-        report=report,
-    )
+    run = Run(task.federation, task.random, task.report)
+    given = task.given or task.start.weights is not None or task.start.precisions is not None
+    if init == "cells" or given or task.n_components == 1:
+        return fit_private(task)
+    start = _found(run, task, dp_kmeans=init == "dp-kmeans")
+    fit = fit_private(replace(task, start=start, share=task.share - run.spent))
     return replace(fit, releases=(*run.releases, *fit.releases))
 
 
-def _found(
-    run: _Run,
-    init: FederatedInit,
-    K: int,
-    kind: CovarianceType,
-    *,
-    low: FloatArray,
-    high: FloatArray,
-    share: float,
-) -> Start:
+def _found(run: Run, task: Task, *, dp_kmeans: bool) -> Start:
     """Return the start; none where the budget carries only a simpler model, which the recipe then says and fits."""
+    K, kind, low, high, share = task.n_components, task.covariance_type, task.low, task.high, task.share
     gaussian = _moments(run, low, high, diagonal=kind in ("diag", "spherical"), share=share * MOMENTS_SHARE)
-    d, n, mu2 = len(low), run.count.value, share * run.federation.total_mu**2
-    looking = mu2 * CLUSTERS_SHARE if init == "dp-kmeans" else None
+    d, n, mu2 = task.d, run.count.value, share * run.federation.total_mu**2
+    looking = mu2 * CLUSTERS_SHARE if dp_kmeans else None
     choice = choose(n, d, K, kind, mu2=mu2 * (1 - MOMENTS_SHARE - CLUSTERS_SHARE), start_mu2=looking)
     if (choice.covariance_type, choice.n_components) != (kind, K):
         return Start(None, None, None)
     frame = frame_of(gaussian, "full", low=low, high=high)
-    if init == "moments":
+    if not dp_kmeans:
         model = frame.to_data(spread_components(frame, np.eye(d), K, "full", run.random))
         model = MixtureModel.from_matrices(model.weights, model.means, model.covariances, kind)
         return Start(model.weights, np.clip(model.means, low, high), model.precisions)
@@ -125,7 +75,7 @@ def _found(
     cells = frame.to_data(spread_components(frame, np.eye(d), many, "full", run.random))
     each = share * CLUSTERS_SHARE / LLOYD_ROUNDS
     clusters = lloyd(
-        lambda query, round: run.ask(query, "start", round, LLOYD_ROUNDS, each),
+        lambda query, round: _told(run, query, ("start", round, LLOYD_ROUNDS), each),
         cells,
         Coordinates(low, high, (low + high) / 2, np.diag(2.0 / (high - low))),
         (high - low) / 2,
@@ -136,13 +86,19 @@ def _found(
     return Start(model.weights / model.weights.sum(), np.clip(model.means, low, high), model.precisions)
 
 
-def _moments(run: _Run, low: FloatArray, high: FloatArray, *, diagonal: bool, share: float) -> MixtureModel:
+def _moments(run: Run, low: FloatArray, high: FloatArray, *, diagonal: bool, share: float) -> MixtureModel:
     """Return one released Gaussian in units of the data."""
     box = Coordinates(low, high, (low + high) / 2, np.diag(2.0 / (high - low)))
     model = box_gaussian(len(low), diagonal=diagonal)
     for index, part in enumerate(MOMENT_ROUNDS):
         query = WhitenedMixtureStatistics.of(model, box, likelihood_share=LIKELIHOOD_SHARE)
-        release = run.ask(query, "moments", index + 1, len(MOMENT_ROUNDS), share * part)
+        release = _told(run, query, ("moments", index + 1, len(MOMENT_ROUNDS)), share * part)
         run.count = run.count.add(release)
         model = single_update(Estimate.of(query, release, rows=run.count))
     return box.to_data(model)
+
+
+def _told(run: Run, query: Query, place: Place, share: float) -> Release:
+    release = run.release(query, place, share)
+    run.tell(place)
+    return release
