@@ -313,6 +313,16 @@ class FederationBase(ABC):
         )
         exact = plan.terms.private and plan.terms.drop_outs == "exact" and outcome.survivors > plan.terms.guaranteed
         kept = outcome.survivors - len(outcome.surplus) if exact else 0
+        secret = hidden and plan.terms.sampling.unit == "client"
+        if kept and secret:
+            # Surplus of a drawn client makes the sum's noise larger, which a long vector shows, and so that it was
+            # drawn; what the sample hides was counted on.
+            raise FederationError(
+                f"{kept} drawn client(s) were lost before they gave back surplus noise, and a sum that carries it would"
+                " tell that they were drawn: nothing is released, the charge stays. Ask again, or draw nobody in secret"
+                " (Sampling.none() or Sampling.round_robin)",
+                charged=True,
+            )
         vector = opened_vector(
             outcome.total,
             plan,
@@ -336,7 +346,7 @@ class FederationBase(ABC):
             bytes_up=outcome.bytes_up,
             plan=plan,
             kept_surplus=kept,
-            expected_clients=plan.terms.expected if hidden and plan.terms.sampling.unit == "client" else None,
+            expected_clients=plan.terms.expected if secret else None,
         )
 
     def _epsilons(self) -> dict[str, float]:

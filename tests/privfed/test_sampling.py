@@ -320,3 +320,29 @@ def test_the_noise_that_a_release_states_does_not_tell_how_many_were_drawn(bits)
     assert len(drawn) > 3
     assert len(stated) == 1
     assert stated.pop() == pytest.approx(20.0, rel=0.01)
+
+
+@pytest.mark.parametrize("sampling", [Sampling.poisson(0.96, unit="client"), Sampling.fixed_size(8, 12, unit="client")])
+def test_a_hidden_sample_releases_nothing_that_carries_the_surplus_of_a_lost_client(sampling):
+    """Else the noise is larger where that client was drawn: a long vector shows it, and no charge counts on it."""
+    options = {"drop_outs": "exact", "dropout": 0.3, "losses": [Loss(f"c{i:02d}", "unmask") for i in range(12)]}
+    guarded = budget("client", "released", epsilon=20.0)
+    with federation(12, 2, budget=guarded, **options) as silos:
+        with pytest.raises(FederationError, match="would tell that they were drawn: nothing is released") as caught:
+            silos.release(VectorSum(2, clip=1.0), noise_multiplier=20.0, sampling=sampling)
+        assert caught.value.charged
+        assert silos.remaining_share < 1.0
+        of_all = silos.release(VectorSum(2, clip=1.0), noise_multiplier=20.0, sampling=Sampling.none())
+        assert of_all.kept_surplus == of_all.survivors
+
+
+def test_samples_of_records_are_no_reason_to_refuse_surplus_that_was_kept():
+    """Who takes part is no secret then, nor what noise there is: a client adds its noise whatever it drew."""
+    options = {"drop_outs": "exact", "dropout": 0.3, "losses": [Loss("c03", "unmask")]}
+    drawn = Sampling.poisson(0.01, unit="record")
+    with federation(12, 60, budget=budget(epsilon=20.0), **options) as silos:
+        release = silos.release(VectorSum(2, clip=1.0), noise_multiplier=20.0, sampling=drawn)
+        whole = silos.release(VectorSum(2, clip=1.0), noise_multiplier=20.0, sampling=Sampling.none())
+    assert (release.survivors, release.kept_surplus) == (12, 1)
+    assert release.noise_std["sum"] == pytest.approx(whole.noise_std["sum"], rel=1e-12)
+    assert release.expected_clients is None
