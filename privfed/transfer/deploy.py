@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import os
 import secrets
 import shutil
-import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ import msgspec
 
 from privfed.errors import UsageError, checked_integer, needs_extra
 from privfed.federation.release import Federation
+from privfed.files import read_plain, sha256_of
 from privfed.learners.neural.losses import require_torch
 from privfed.transfer.card import (
     CARD_FORMAT,
@@ -143,16 +142,16 @@ def export(
         privacy=None if federation is None else privacy_of(federation),
         metrics=_plain(metrics or {}),
         made_with=versions(),
-        files=[FileFacts(file, len(data), _sha256(data)) for file, data in sorted(content.items())],
+        files=[FileFacts(file, len(data), sha256_of(data)) for file, data in sorted(content.items())],
         not_included=not_included,
     )
     content[README] = markdown(card).encode()
     card = msgspec.structs.replace(
-        card, files=[*card.files, FileFacts(README, len(content[README]), _sha256(content[README]))]
+        card, files=[*card.files, FileFacts(README, len(content[README]), sha256_of(content[README]))]
     )
     encoded = msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n"
     _write_folder(target, {**content, CARD: encoded})
-    return Deployed(target, _sha256(encoded), card, model, tensors)
+    return Deployed(target, sha256_of(encoded), card, model, tensors)
 
 
 def load_deployed(
@@ -180,8 +179,8 @@ def load_deployed(
     """
     require_torch()
     folder = Path(path)
-    encoded = _read(folder / CARD, LARGEST_CARD)
-    found = _sha256(encoded)
+    encoded = read_plain(folder / CARD, most=LARGEST_CARD)
+    found = sha256_of(encoded)
     if digest is not None and not secrets.compare_digest(found, digest.lower()):
         raise UsageError(f"{folder / CARD} has digest {found}, expected {digest}: this is not the model you asked for")
     card = _decoded(encoded, folder)
@@ -192,9 +191,7 @@ def load_deployed(
         )
     content = {}
     for name, facts in files.items():
-        data = _read(folder / name, largest)
-        if len(data) != facts.size or _sha256(data) != facts.sha256:
-            raise UsageError(f"{folder / name} is not what the card says: its size or digest differs. Fetch it again")
+        data = read_plain(folder / name, most=largest, size=facts.size, sha256=facts.sha256)
         if name == WEIGHTS:
             content[name] = data
     tensors = _loaded(content[WEIGHTS], card, folder)
@@ -275,10 +272,6 @@ def _refuse_odd_numbers(place: str, value: Any) -> None:
             _refuse_odd_numbers(f"{place}.{index}", inner)
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def _write_folder(target: Path, content: Mapping[str, bytes]) -> None:
     """Write files into a new folder that appears whole."""
     part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
@@ -293,25 +286,6 @@ def _write_folder(target: Path, content: Mapping[str, bytes]) -> None:
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise UsageError(f"{target} cannot be written: {error}") from error
-
-
-def _read(path: Path, largest: int) -> bytes:
-    """Return a plain file's bytes, no link followed, not more than `largest` of them."""
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    facts = os.fstat(handle)
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > largest:
-        os.close(handle)
-        if stat.S_ISREG(facts.st_mode):
-            raise UsageError(f"{path} has {facts.st_size} bytes, at most {largest} are read")
-        raise UsageError(f"{path} is no plain file")
-    with os.fdopen(handle, "rb") as file:
-        data = file.read(largest + 1)
-    if len(data) > largest:
-        raise UsageError(f"{path} has more than {largest} bytes, and no more are read")
-    return data
 
 
 def _decoded(encoded: bytes, folder: Path) -> Card:

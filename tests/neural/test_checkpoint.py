@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -418,6 +420,45 @@ def test_arguments_of_other_kinds_are_refused(tmp_path, options) -> None:
 
 
 class TestStoredMemory:
+    @pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+    def test_nobody_but_its_owner_reads_it(self, tmp_path) -> None:
+        """Whatever the umask says, and from before the first byte: what a client keeps at home is of its rows."""
+        home, modes = tmp_path / "home", []
+
+        def look(step: str) -> None:
+            modes.extend(stat.S_IMODE(path.stat().st_mode) for path in home.iterdir())
+
+        before = os.umask(0)
+        try:
+            memory = StoredMemory(home, on_step=look)
+            memory["head"] = np.ones(3)
+            memory.mark("run", 1)
+            memory["head"] = np.zeros(3)
+        finally:
+            os.umask(before)
+        assert len(modes) > 6
+        assert set(modes) == {0o600}
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+
+    @pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+    def test_what_an_earlier_version_left_open_is_closed_and_goes_on(self, tmp_path) -> None:
+        home = tmp_path / "home"
+        StoredMemory(home)["head"] = np.arange(3.0)
+        StoredMemory(home).mark("run", 1)
+        unfinished = home / "memory.safetensors.unfinished"
+        unfinished.write_bytes(b"of a crash")
+        home.chmod(0o755)
+        for path in home.iterdir():
+            path.chmod(0o644)
+        memory = StoredMemory(home)
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(path.stat().st_mode) for path in home.iterdir()} == {0o600}
+        np.testing.assert_array_equal(memory["head"], np.arange(3.0))
+        memory["head"] = np.ones(1)
+        assert not unfinished.exists()
+        memory.rewind("run", 1)
+        np.testing.assert_array_equal(StoredMemory(home)["head"], np.arange(3.0))
+
     def test_arrays_of_every_kind_come_back_to_the_bit(self, tmp_path) -> None:
         memory = StoredMemory(tmp_path / "home")
         rng = np.random.default_rng(0)

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed.errors import UsageError, needs_extra
+from privfed.files import read_plain
 from privfed.learners.mixture.fitted import FittedMixture
 from privfed.learners.mixture.parameters import check_parameters
 from privfed.query import FloatArray
@@ -101,13 +102,10 @@ class Persistence(FittedMixture):
         """Read a mixture that `save` wrote.
 
         Raises:
-            UsageError: the file is too large, not of this format or version, damaged, or holds no mixture.
+            UsageError: the file is missing, too large, a link, not of this format or version, damaged, or holds no
+                mixture.
         """
-        suffix, file = _suffix(path), Path(path)
-        size = file.stat().st_size
-        if size > MAX_BYTES:
-            raise UsageError(f"{file.name} has {size} bytes, at most {MAX_BYTES} are read")
-        data = file.read_bytes()
+        suffix, data = _suffix(path), read_plain(path, most=MAX_BYTES)
         document, arrays = _from_json(data) if suffix == ".json" else _from_npz(data)
         _check(document, arrays)
         return _restored(cls, document, arrays)

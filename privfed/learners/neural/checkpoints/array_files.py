@@ -12,12 +12,13 @@ import numpy.typing as npt
 
 from privfed.errors import UsageError, needs_extra
 
-__all__ = ["LARGEST_FILE", "decoded_arrays", "encoded_arrays", "no_step", "read_bounded", "write_whole"]
+__all__ = ["LARGEST_FILE", "OWNER_FILE", "decoded_arrays", "encoded_arrays", "no_step", "write_whole"]
 
 LARGEST_FILE: Final = 2**34  # bytes that are read into memory
 MARK: Final = "array:"  # before every name: safetensors keeps some to itself
 KINDS: Final = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"))
 UNFINISHED: Final = ".unfinished"
+OWNER_FILE: Final = 0o600
 
 
 def no_step(name: str) -> None:
@@ -60,10 +61,19 @@ def decoded_arrays(data: bytes) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def write_whole(path: Path, data: bytes, on_step: Callable[[str], None] = no_step) -> None:
-    """Write a file so that after a crash, or a cut of the power, it is there whole or as it was before."""
+def write_whole(path: Path, data: bytes, on_step: Callable[[str], None] = no_step, *, owner_only: bool = False) -> None:
+    """Write a file so that after a crash, or a cut of the power, it is there whole or as it was before.
+
+    Args:
+        path: of the file; its folder is there.
+        data: what it is to hold.
+        on_step: called between steps.
+        owner_only: whether nobody but the owner may read it, whatever the umask says; from before the first byte.
+    """
     unfinished = path.with_name(path.name + UNFINISHED)
-    with unfinished.open("wb") as file:
+    if owner_only:
+        unfinished.unlink(missing_ok=True)  # of a crash: its mode may be another
+    with open(unfinished, "wb", opener=_for_owner if owner_only else None) as file:
         file.write(data)
         on_step(f"{path.suffix}:written")
         file.flush()
@@ -72,6 +82,11 @@ def write_whole(path: Path, data: bytes, on_step: Callable[[str], None] = no_ste
     unfinished.replace(path)
     sync_directory(path.parent)
     on_step(f"{path.suffix}:renamed")
+
+
+def _for_owner(path: str, flags: int) -> int:
+    """Open a new file that its owner alone may read and write; a link in its place is not followed."""
+    return os.open(path, flags | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), OWNER_FILE)
 
 
 def sync_directory(path: Path) -> None:
@@ -83,22 +98,6 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def read_bounded(path: Path, most: int = LARGEST_FILE) -> bytes:
-    """Return a file's bytes.
-
-    Raises:
-        UsageError: it cannot be read, or has more than `most` bytes.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or type(error).__name__}") from error
-    if len(data) > most:
-        raise UsageError(f"{path} has more than {most} bytes, none of ours has: check the path")
-    return data
 
 
 def _safetensors() -> tuple[Callable[[dict[str, Any]], bytes], Callable[[bytes], dict[str, Any]], type[Exception]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -13,7 +12,8 @@ import msgspec
 import numpy as np
 
 from privfed.errors import UsageError
-from privfed.learners.neural.checkpoints.array_files import decoded_arrays, read_bounded
+from privfed.files import read_plain, sha256_of
+from privfed.learners.neural.checkpoints.array_files import LARGEST_FILE, decoded_arrays
 from privfed.learners.neural.state import HistoryRow, TrainingState
 from privfed.query import FloatArray
 from privfed_accounting import Head
@@ -81,7 +81,7 @@ class CheckpointFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def own_digest(self) -> str:
         """Return the digest that the file should have."""
         bare = msgspec.structs.replace(self, digest="")
-        return hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
+        return sha256_of(msgspec.json.encode(bare, order="deterministic"))
 
 
 class SavedRun(msgspec.Struct, frozen=True):
@@ -122,7 +122,7 @@ def load_checkpoint(path: str | Path) -> SavedRun:
             raise CheckpointError(f"{path} holds no checkpoint: begin a run with callbacks=Checkpoint({str(path)!r})")
         path = found[-1]
     try:
-        file = msgspec.json.decode(read_bounded(path, LARGEST_JSON), type=CheckpointFile)
+        file = msgspec.json.decode(read_plain(path, most=LARGEST_JSON), type=CheckpointFile)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, UsageError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from None
     if (file.format, file.version) != (FORMAT, VERSION):
@@ -183,7 +183,7 @@ def described(
         history=[plain_row(row) for row in state.history],
         shapes={name: list(np.shape(value)) for name, value in arrays.items()},
         arrays_bytes=len(encoded),
-        arrays_sha256=hashlib.sha256(encoded).hexdigest(),
+        arrays_sha256=sha256_of(encoded),
         ledger=_Ledger(point.ledger, point.seq, point.digest, None if budget is None else budget.as_dict()),
         callbacks=callbacks,
         marked=marked,
@@ -206,9 +206,8 @@ def plain_row(row: HistoryRow) -> dict[str, Value]:
 def _arrays_of(path: Path, file: CheckpointFile) -> dict[str, FloatArray]:
     where = path.with_suffix(".safetensors")
     try:
-        data = read_bounded(where, max(file.arrays_bytes, 0))
-        if len(data) != file.arrays_bytes or hashlib.sha256(data).hexdigest() != file.arrays_sha256:
-            raise UsageError("they are not as they were written")
+        most = min(max(file.arrays_bytes, 0), LARGEST_FILE)
+        data = read_plain(where, most=most, size=file.arrays_bytes, sha256=file.arrays_sha256)
         arrays = decoded_arrays(data)
     except UsageError as error:
         raise CheckpointError(f"the arrays of checkpoint {path}: {error}") from None
@@ -221,4 +220,4 @@ def _arrays_of(path: Path, file: CheckpointFile) -> dict[str, FloatArray]:
 def run_name(state: TrainingState) -> str:
     """Return a name that a run keeps from its first round to its last."""
     own = f"{state.learner}\x00{state.program}\x00{state.seed}\x00{state.settings.get('run')}"
-    return hashlib.sha256(own.encode()).hexdigest()[:16]
+    return sha256_of(own.encode())[:16]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,17 +12,20 @@ from typing import Any, Final
 import numpy.typing as npt
 
 from privfed.errors import UsageError, checked_integer
+from privfed.files import read_plain
 from privfed.learners.neural.checkpoints.array_files import (
+    LARGEST_FILE,
+    OWNER_FILE,
     decoded_arrays,
     encoded_arrays,
     no_step,
-    read_bounded,
     write_whole,
 )
 
 __all__ = ["StoredMemory"]
 
 FILE: Final = "memory.safetensors"
+OWNER_FOLDER: Final = 0o700
 TAG: Final = re.compile(r"[0-9a-zA-Z_-]{1,64}")
 Array = npt.NDArray[Any]
 
@@ -32,12 +37,14 @@ class StoredMemory(MutableMapping[str, Array]):
     of two. One process at a time.
 
     Args:
-        directory: the client's own; made if missing, for its owner alone. Nobody else should read it.
+        directory: the client's own; made if missing. It and the files in it are for their owner alone: modes 0700 and
+            0600, to which what an earlier version left wider is narrowed.
         keep: marks to keep, see `mark`.
         on_step: called with a name between any two steps of a write, for tests.
 
     Raises:
-        UsageError: the file there is damaged, or safetensors is missing.
+        UsageError: the file there is damaged, the directory or a file in it is open to others and belongs to somebody
+            else, or safetensors is missing.
 
     Examples:
         >>> import numpy as np, tempfile
@@ -50,7 +57,8 @@ class StoredMemory(MutableMapping[str, Array]):
 
     def __init__(self, directory: str | Path, *, keep: int = 3, on_step: Callable[[str], None] = no_step) -> None:
         self._directory = Path(directory).expanduser()
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory.mkdir(mode=OWNER_FOLDER, parents=True, exist_ok=True)
+        self._close_to_others()
         self._keep = checked_integer("keep", keep, least=1)
         self._on_step = on_step
         path = self._directory / FILE
@@ -87,7 +95,7 @@ class StoredMemory(MutableMapping[str, Array]):
     def mark(self, run: str, round: int) -> None:
         """Remember all arrays as they are now, after this round of this run; marks of other runs are let go."""
         name = _mark_name(run, round)
-        write_whole(self._directory / name, encoded_arrays(self._arrays), self._on_step)
+        write_whole(self._directory / name, encoded_arrays(self._arrays), self._on_step, owner_only=True)
         marks = self._marks()
         own = sorted(number for tag, number in marks if tag == run)
         for (tag, number), path in marks.items():
@@ -105,6 +113,21 @@ class StoredMemory(MutableMapping[str, Array]):
             raise UsageError(f"nothing was marked after round {round} of run {run}: resume from another checkpoint")
         self._write(self._read(path))
 
+    def _close_to_others(self) -> None:
+        """Leave the directory and this class's files in it to their owner alone."""
+        if os.name != "posix":
+            return
+        for path in (self._directory, *self._directory.glob("*.safetensors*")):
+            wanted = OWNER_FOLDER if path == self._directory else OWNER_FILE
+            if stat.S_IMODE(path.stat().st_mode) & ~wanted:
+                try:
+                    path.chmod(stat.S_IMODE(path.stat().st_mode) & wanted)
+                except OSError as error:
+                    raise UsageError(
+                        f"{path} is open to others than its owner and cannot be closed to them ({error.strerror}): give"
+                        " each client's memory a directory of its own"
+                    ) from None
+
     def _marks(self) -> dict[tuple[str, int], Path]:
         found = {}
         for path in self._directory.glob("mark-*.safetensors"):
@@ -115,7 +138,7 @@ class StoredMemory(MutableMapping[str, Array]):
 
     def _read(self, path: Path) -> dict[str, Array]:
         try:
-            return decoded_arrays(read_bounded(path))
+            return decoded_arrays(read_plain(path, most=LARGEST_FILE))
         except UsageError as error:
             raise UsageError(f"a client's memory at {path}: {error}") from error
 
@@ -124,7 +147,7 @@ class StoredMemory(MutableMapping[str, Array]):
             if not isinstance(name, str):
                 raise UsageError(f"a client remembers arrays under names, not {name!r}")
         encoded = encoded_arrays(arrays)
-        write_whole(self._directory / FILE, encoded, self._on_step)
+        write_whole(self._directory / FILE, encoded, self._on_step, owner_only=True)
         self._arrays = decoded_arrays(encoded)
 
 
