@@ -304,3 +304,30 @@ def test_local_training_is_torchs_own_loop(program, name, momentum) -> None:
 def test_nonsense_is_refused_wherever_it_comes_from(program, wrong, match) -> None:
     with pytest.raises(UsageError, match=match):
         dataclasses.replace(query_of(program), **wrong)
+
+
+class Hoarding(torch.nn.Module):
+    """Keeps the rows that it saw, in an attribute and in a buffer, and takes off their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.rows = torch.nn.Linear(3, 2), [torch.zeros(1, 3)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.rows.append(x.detach())
+        return self.layer(x - torch.cat(self.rows).mean(dim=0))
+
+
+def test_nothing_passes_from_one_client_to_the_next_of_a_process_but_memories() -> None:
+    torch.manual_seed(0)
+    program = TorchProgram(Hoarding(), "cross_entropy", feature_shape=(3,))
+    training = LocalTraining(0.5, epochs=2, batch_size=4).as_fields()
+    query = ModelUpdate(install(program), program.parameters(), training, seed=1)
+    rng = np.random.default_rng(0)
+    mine, others = (np.column_stack([rng.normal(size=(10, 3)), rng.integers(0, 2, 10)]) for _ in range(2))
+    first = query.client_contribution(mine, {})["delta"]
+    query.client_contribution(others * 3.0, {})
+    np.testing.assert_array_equal(query.client_contribution(mine, {})["delta"], first)
+    assert np.abs(first).max() > 0
+    assert len(program.model.rows) <= 2  # of zeros: what the program was tried on when it was made
+    assert not torch.cat(program.model.rows).any()

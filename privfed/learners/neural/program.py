@@ -1,7 +1,8 @@
 """A torch model as a program that clients have installed: numbers travel, code does not.
 
-Queries name it and bring its parameters as one float64 vector. The program never keeps what it computed on a client's
-rows: `load` sets every parameter and every buffer before the next client of this process gets its turn.
+Queries name it and bring its parameters as one float64 vector. Nothing that a model computed on a client's rows stays
+behind: a client trains a copy of its own (`fresh`), which goes when it is done, and sums over records do not run the
+model's Python on rows at all (`per_sample`).
 """
 
 from __future__ import annotations
@@ -124,6 +125,13 @@ class TorchProgram:
         if make not in self._derived:
             self._derived[make] = make(self)
         return self._derived[make]
+
+    def fresh(self) -> TorchProgram:
+        """Return the program with a model and a loss of its own: what they keep of rows goes when it does."""
+        own = copy.copy(self)
+        own.model, own.loss, own._derived = copy.deepcopy(self.model), copy.deepcopy(self.loss), {}
+        own._trainable = [(name, value) for name, value in own.model.named_parameters() if value.requires_grad]
+        return own
 
     def parameters(self) -> FloatArray:
         """Return the trainable parameters, float64 of shape `(n_parameters,)`, in the order of `layout`."""

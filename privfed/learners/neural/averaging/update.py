@@ -106,6 +106,8 @@ class ModelUpdate(ClientQuery):
         The scaled vector of a client has norm at most 1, all of its blocks together, whatever its rows are.
         A client without rows, or whose training failed or came to NaN, adds nothing but zeros, weight included. Its own
         log says so; the vector does not.
+        A client trains a copy of the model, which goes with what it keeps: nothing passes to the next client of this
+        process, or to the next round, but `memory`. (What a model writes outside of itself is its maker's affair.)
     """
 
     kind: ClassVar[str] = "model_update"
@@ -315,7 +317,7 @@ class ModelUpdate(ClientQuery):
         own = memory.get(self._control_name) if self.control.size else None
         control = np.zeros_like(self.control) if own is None else own
         trained = train(
-            self._model,
+            self._model.fresh(),  # clients of one process, and rounds of one client, share no attribute of a module
             start,
             data,
             self._local,
