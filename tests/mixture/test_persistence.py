@@ -105,6 +105,19 @@ def test_a_loaded_model_counts_as_unprotected(tmp_path):
         again.fit(silos)
 
 
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+def test_what_is_no_plain_file_is_refused_by_our_own_error(tmp_path, suffix):
+    with pytest.raises(UsageError, match="is not there"):
+        GaussianMixture.load(tmp_path / f"missing{suffix}")
+    (tmp_path / f"folder{suffix}").mkdir()
+    with pytest.raises(UsageError, match="folder"):
+        GaussianMixture.load(tmp_path / f"folder{suffix}")
+    fitted().save(tmp_path / f"m{suffix}")
+    (tmp_path / f"link{suffix}").symlink_to(tmp_path / f"m{suffix}")
+    with pytest.raises(UsageError, match="link"):
+        GaussianMixture.load(tmp_path / f"link{suffix}")
+
+
 # --- hostile files ----------------------------------------------------------------------------------------------------
 
 
