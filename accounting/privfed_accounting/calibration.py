@@ -8,6 +8,7 @@ from typing import Literal
 
 from privfed_accounting.budget import Budget, Unit, calibrate_mu2
 from privfed_accounting.charge import Total
+from privfed_accounting.checks import check_count
 from privfed_accounting.errors import ParameterError
 from privfed_accounting.filters import exceeded
 from privfed_accounting.fixed_schedule import schedule_bounds
@@ -64,8 +65,7 @@ def calibrate(
         ParameterError: the target cannot be met, or an argument is out of range.
     """
     for name, value in (("rounds", rounds), ("shares", shares)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ParameterError(f"{name} is {value!r}, expected an integer >= 1")
+        check_count(name, value)
     view = View.parse(view)
     sampling = Sampling.none() if sampling is None else sampling
     l2 = _FINE_GRID if l2_sensitivity is None else l2_sensitivity

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from privfed_accounting.checks import check_count
 from privfed_accounting.errors import ParameterError
 from privfed_accounting.gaussian import gaussian_epsilon, log_gaussian_delta
 from privfed_accounting.rdp import ORDERS, FloatArray, gaussian_row, rdp_epsilon, rdp_log_delta
@@ -150,8 +151,7 @@ class Total:
 
     def times(self, count: int) -> Total:
         """The same `count` times over, >= 0, by doubling."""
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ParameterError(f"count is {count!r}, expected an integer >= 0")
+        check_count("count", count, least=0)
         total, power = Total(), self
         while count:
             total = total + power if count & 1 else total

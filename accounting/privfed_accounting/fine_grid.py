@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from privfed_accounting.charge import Charge
+from privfed_accounting.checks import check_count, check_positive
 from privfed_accounting.errors import ParameterError
 
 # The noise vector's norm passes the radius with probability exp(-TAIL_EXPONENT) = 2^-369 a round: negligible against
@@ -84,12 +85,11 @@ def fine_grid_charge(
     Guarantees:
         Every field is rounded up, and no term is lost to underflow.
     """
-    _check_positive(l2_sensitivity, "l2_sensitivity")
-    if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < 1:
-        raise ParameterError(f"dimension is {dimension!r}, expected an integer >= 1")
+    check_positive("l2_sensitivity", l2_sensitivity)
+    check_count("dimension", dimension)
     if not 0.0 <= sampler_distance < 1.0:
         raise ParameterError(f"sampler_distance is {sampler_distance!r}, expected 0 <= distance < 1")
-    _check_positive(tail_exponent, "tail_exponent")
+    check_positive("tail_exponent", tail_exponent)
     if shares == 0:
         return Charge.non_private()
     return _charge(l2_sensitivity, dimension, share_sigma, shares, sampler_distance, tail_exponent)
@@ -167,8 +167,8 @@ def exact_drop_out_charge(
     Guarantees:
         Holds for every number of drop-outs up to the tolerance that leaves `unknown_variance` unknown or more.
     """
-    _check_positive(l2_sensitivity, "l2_sensitivity")
-    _check_positive(total_variance, "total_variance")
+    check_positive("l2_sensitivity", l2_sensitivity)
+    check_positive("total_variance", total_variance)
     if unknown_variance == 0.0:
         return Charge.non_private()
     tau = exact_tau(total_variance=total_variance, planned=planned, tolerated=tolerated)
@@ -193,15 +193,9 @@ def _up(value: float) -> float:
 
 
 def _check_noise(share_sigma: float, shares: int) -> None:
-    if isinstance(shares, bool) or not isinstance(shares, int) or shares < 1:
-        raise ParameterError(f"the number of noise shares is {shares!r}, expected an integer >= 1")
+    check_count("the number of noise shares", shares)
     if not (math.isfinite(share_sigma) and share_sigma >= LEAST_SHARE_SIGMA):
         raise ParameterError(
             f"share_sigma is {share_sigma!r} grid steps, expected at least {LEAST_SHARE_SIGMA}: "
             "raise the encoding scale, so that the same noise spans more grid steps"
         )
-
-
-def _check_positive(value: float, name: str) -> None:
-    if not (math.isfinite(value) and value > 0.0):
-        raise ParameterError(f"{name} is {value!r}, expected a finite number > 0")

@@ -19,6 +19,7 @@ from typing import Final
 
 from scipy.special import ndtri
 
+from privfed_accounting.checks import check_at_least
 from privfed_accounting.errors import NumericalError, ParameterError
 from privfed_accounting.normal_tails import log_normal_density, mills, mills_difference
 
@@ -45,7 +46,7 @@ def log_gaussian_delta(epsilon: float, mu: float) -> float:
         ParameterError: an argument out of range.
         NumericalError: the divergence came out non-positive or not a number.
     """
-    _check_finite(epsilon, "epsilon")
+    check_at_least("epsilon", epsilon)
     _check_mu(mu)
     return -math.inf if mu == 0 else min(0.0, _log_delta(epsilon, mu))
 
@@ -67,10 +68,10 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
     0.0
     """
     if epsilon == math.inf and mu != math.inf:
-        _check_finite(mu, "mu")
+        check_at_least("mu", mu)
         return 0.0
     if mu == math.inf:
-        _check_finite(0.0 if epsilon == math.inf else epsilon, "epsilon")
+        check_at_least("epsilon", 0.0 if epsilon == math.inf else epsilon)
         return 1.0
     log_delta = log_gaussian_delta(epsilon, mu)
     return 0.0 if mu == 0 else max(math.exp(log_delta), _LEAST_FLOAT)
@@ -121,7 +122,7 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
     1.0
     """
     target = _log_target(delta)
-    _check_finite(epsilon, "epsilon")
+    check_at_least("epsilon", epsilon)
     # Two safe starts: the bound used in gaussian_epsilon, and delta(epsilon) <= delta(0) <= mu / sqrt(2 pi).
     root = math.sqrt(-2.0 * target)
     mu = max(2.0 * epsilon / (math.sqrt(root * root + 2.0 * epsilon) + root), 2.5 * delta) * (1.0 - 1e-9)
@@ -176,11 +177,6 @@ def _log_target(delta: float) -> float:
 
 
 def _check_mu(mu: float) -> None:
-    _check_finite(mu, "mu")
+    check_at_least("mu", mu)
     if mu > _MU_LARGEST:
         raise ParameterError(f"mu is {mu!r}, above {_MU_LARGEST:g} where noise hides nothing: use more of it")
-
-
-def _check_finite(value: float, name: str) -> None:
-    if not (math.isfinite(value) and value >= 0.0):
-        raise ParameterError(f"{name} is {value!r}, expected a finite number >= 0")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from privfed_accounting.budget import Budget
+from privfed_accounting.checks import check_count, check_positive
 from privfed_accounting.errors import BudgetExhausted, GuardRefused, ParameterError
 from privfed_accounting.filters import share_of
 from privfed_accounting.ledger import Ledger
@@ -53,12 +54,9 @@ class GuardPolicy:
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 < share <= 1.0:
             raise ParameterError(f"largest_share is {share!r}, expected 0 < share <= 1")
         for name, bound in self.queries.items():
-            if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0.0 < bound < math.inf:
-                raise ParameterError(f"the bound of query {name!r} is {bound!r}, expected a finite number > 0")
+            check_positive(f"the bound of query {name!r}", bound)
         for name in ("least_survivors", "most_dimensions"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ParameterError(f"{name} is {value!r}, expected an integer >= 1")
+            check_count(name, getattr(self, name))
         if "none" in self.mechanisms:
             raise ParameterError(
                 "a policy cannot allow rounds without noise: they cost infinity, no budget covers them"

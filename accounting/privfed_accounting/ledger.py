@@ -25,6 +25,7 @@ from privfed_accounting.budget import Budget
 from privfed_accounting.canonical import checked_facts
 from privfed_accounting.chain import Entry
 from privfed_accounting.charge import Charge, Total
+from privfed_accounting.checks import check_count
 from privfed_accounting.errors import (
     GuaranteeBroken,
     LedgerError,
@@ -255,8 +256,7 @@ class Ledger:
             LedgerError: the entry is no open reservation; nothing was written.
         """
         for name, value in (("participants", participants), ("survivors", survivors), ("bytes_up", bytes_up)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ParameterError(f"{name} is {value!r}, expected an integer >= 0")
+            check_count(name, value, least=0)
         body = {
             "entry": entry,
             "participants": participants,

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
+from privfed_accounting.checks import check_count
 from privfed_accounting.errors import NumericalError, ParameterError
 from privfed_accounting.loss_profile import Cells, Direction, SampledGaussian, optimistic_cells, pessimistic_cells
 from privfed_accounting.rdp import FloatArray
@@ -84,8 +85,7 @@ class LossLedger:
             replacing: a cohort of fixed size (accounting/README.md, "Sampling"): its profile is that of Poisson
                 sampling at twice the distance, in both directions. Upper bounds only.
         """
-        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-            raise ParameterError(f"rounds is {rounds!r}, expected an integer >= 1")
+        check_count("rounds", rounds)
         if replacing and self._optimistic:
             raise ParameterError("no lower bound is known here for cohorts of fixed size: ask for the upper one")
         if rate == 1.0 and not replacing:

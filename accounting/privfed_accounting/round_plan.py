@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from privfed_accounting.budget import RELATION, Unit
 from privfed_accounting.charge import Charge
+from privfed_accounting.checks import check_at_least, check_count
 from privfed_accounting.errors import ParameterError
 from privfed_accounting.fine_grid import DEFAULT_SAMPLER_DISTANCE, LEAST_SHARE_SIGMA, exact_tau
 from privfed_accounting.round_charge import hides_sample, round_charge
@@ -104,7 +105,7 @@ class RoundPlan:
             if not isinstance(text, str) or _HEX.fullmatch(text) is None:
                 raise ParameterError(f"{name} of a round is {text!r}, expected lower-case hexadecimal")
         for name in ("dimension", "bits", "planned_shares", "guaranteed_shares"):
-            _check_count(name, getattr(self, name))
+            check_count(f"{name} of a round", getattr(self, name))
         if self.guaranteed_shares > self.planned_shares:
             raise ParameterError(
                 f"guaranteed_shares is {self.guaranteed_shares}, more than the {self.planned_shares} planned clients"
@@ -117,8 +118,7 @@ class RoundPlan:
         limits |= {"share_sigma": least_sigma, "sampler_distance": 0.0}
         for name, least in limits.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-                raise ParameterError(f"{name} of a round is {value!r}, expected a finite number >= {least:g}")
+            check_at_least(f"{name} of a round", value, least)
             object.__setattr__(self, name, float(value))  # an integer and its float are one plan, with one digest
         if self.scale == 0.0:
             raise ParameterError("scale of a round is 0, expected grid steps per natural unit > 0")
@@ -201,8 +201,3 @@ class RoundPlan:
         if "sampling" in fields:
             fields = {**fields, "sampling": Sampling.from_dict(fields["sampling"])}
         return cls(**fields)
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ParameterError(f"{name} of a round is {value!r}, expected an integer >= 1")

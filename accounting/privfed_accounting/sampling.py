@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, get_args
 
+from privfed_accounting.checks import check_count
 from privfed_accounting.errors import ParameterError
 
 SamplingKind = Literal["none", "poisson", "fixed_size", "round_robin"]
@@ -49,9 +50,7 @@ class Sampling:
             raise ParameterError(f"the sampling rate is {self.rate!r}, expected 0 < rate <= 1")
         object.__setattr__(self, "rate", float(self.rate))
         for name in ("size", "population", "turn"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ParameterError(f"{name} of a sampling is {value!r}, expected an integer >= 0")
+            check_count(f"{name} of a sampling", getattr(self, name), least=0)
         self._check_kind()
 
     def _check_kind(self) -> None:
@@ -125,5 +124,4 @@ class Sampling:
 
 def _check_ratio(size: object, population: object) -> None:
     for name, value in (("size", size), ("population", population)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ParameterError(f"{name} of a sampling is {value!r}, expected an integer >= 1")
+        check_count(f"{name} of a sampling", value)

@@ -11,8 +11,7 @@ Each branch is affine in a: a (rho, xi) event. Skellam noise is symmetric, so on
 
 from __future__ import annotations
 
-import math
-
+from privfed_accounting.checks import check_positive
 from privfed_accounting.errors import ParameterError
 from privfed_accounting.zcdp import ZCdp
 
@@ -38,8 +37,7 @@ def skellam_branches(*, l1_sensitivity: float, l2_sensitivity: float, variance: 
     '0.04000525'
     """
     for name, value in (("l1_sensitivity", l1_sensitivity), ("l2_sensitivity", l2_sensitivity), ("variance", variance)):
-        if not (math.isfinite(value) and value > 0.0):
-            raise ParameterError(f"{name} is {value!r}, expected a finite number > 0")
+        check_positive(name, value)
     if l1_sensitivity < l2_sensitivity * (1.0 - 1e-12):
         raise ParameterError(f"l1_sensitivity is {l1_sensitivity!r}, expected at least the L2 one, {l2_sensitivity!r}")
     up = 1.0 + 2.0**-50

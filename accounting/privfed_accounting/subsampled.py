@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from scipy.special import gammaln, logsumexp
 
+from privfed_accounting.checks import check_positive
 from privfed_accounting.errors import ParameterError
 from privfed_accounting.rdp import ORDERS, FloatArray
 
@@ -40,8 +41,7 @@ def poisson_gaussian_row(rate: float, mu2: float, orders: Sequence[int] = ORDERS
         Never above the unsampled round's a mu2 / 2; at tiny rates no digits are lost: A - 1 is summed, not A.
     """
     _check_rate(rate)
-    if not (math.isfinite(mu2) and mu2 > 0.0):
-        raise ParameterError(f"mu2 is {mu2!r}, expected a finite number > 0")
+    check_positive("mu2", mu2)
     plain = 0.5 * mu2 * _integers(orders)
     if rate == 1.0:
         return np.asarray(plain * (1.0 + 1e-15))
