@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from privfed_accounting.records import NoteRecord as NoteRecord
     from privfed_accounting.records import RoundRecord as RoundRecord
     from privfed_accounting.registry import registry_entry as registry_entry
+    from privfed_accounting.registry import registry_form as registry_form
     from privfed_accounting.registry import registry_yaml as registry_yaml
     from privfed_accounting.reporting import report_data as report_data
     from privfed_accounting.round_plan import RoundPlan as RoundPlan
@@ -93,7 +94,7 @@ _MODULES = {
     "odometer": "Odometer",
     "pld": "Bracket LossLedger",
     "rdp": "rdp_epsilon",
-    "registry": "registry_entry registry_yaml",
+    "registry": "registry_entry registry_form registry_yaml",
     "reporting": "report_data",
     "round_plan": "RoundPlan",
     "sampling": "Sampling",

@@ -154,6 +154,27 @@ def registry_yaml(ledger: Ledger | str | Path, deployment: Mapping[str, Any]) ->
     return written
 
 
+def registry_form() -> str:
+    """Return YAML to fill in for `registry_entry`: every field that a ledger cannot know, and what may stand there.
+
+    Demanded fields are empty; the others are commented out, with what is written for them where nothing is given.
+    """
+    lines = [
+        "# What a ledger cannot know of a deployment. Fill in what is demanded; take the # away from the rest.",
+        f"# Fields of {SCHEMA_SOURCE}.",
+    ]
+    for section, fields in FIELDS.items():
+        lines += ["", f"# {section}"]
+        for name, demanded in fields.items():
+            kind = "a list of names" if name in _LISTS else ""
+            kind = "YYYY-MM-DD" if name == "publication_date" else kind
+            kind = f"one of: {', '.join(_CHOICES[name])}" if name in _CHOICES else kind
+            notes = "; ".join(note for note in ("demanded" if demanded else "", kind) if note)
+            value = "[]" if name in _LISTS else f'"{_DEFAULTS.get(name, "")}"'
+            lines.append(f"{'' if demanded else '# '}{name}: {value}" + (f"  # {notes}" if notes else ""))
+    return "\n".join(lines) + "\n"
+
+
 def _checked(deployment: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The given fields by section, defaults filled in."""
     known = {name: section for section, fields in FIELDS.items() for name in fields}
@@ -163,7 +184,7 @@ def _checked(deployment: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     required = [name for fields in FIELDS.values() for name, needed in fields.items() if needed]
     missing = [name for name in required if not deployment.get(name)]
     if missing:
-        raise ParameterError(f"the registry demands {missing}, which no ledger knows: give them")
+        raise ParameterError(f"the registry demands {missing}, which no ledger knows: give them, see registry_form()")
     sections: dict[str, dict[str, Any]] = {section: {} for section in FIELDS}
     for name, section in known.items():
         value = deployment.get(name, _DEFAULTS.get(name))

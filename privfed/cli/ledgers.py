@@ -44,6 +44,10 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="What only you know of the deployment, as YAML.", show_default=False),
     ] = None,
+    deployment_form: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a form to fill in for --deployment.", show_default=False),
+    ] = None,
     peer: WithOption = None,
 ) -> int:
     """Write what a ledger spent as a page.
@@ -56,7 +60,7 @@ def report(
     from privfed_accounting import report_data
 
     expect_file(ledger)
-    targets = [target for target in (output, json, registry) if target is not None]
+    targets = [target for target in (output, json, registry, deployment_form) if target is not None]
     refuse_to_overwrite([Path(ledger), *(file for file in (audit, deployment) if file is not None)], targets)
     data = report_data(ledger, empirical=None if audit is None else _read_json(audit), peer=peer is not None)
     texts = [render_report(data, title=title)]
@@ -66,6 +70,10 @@ def report(
         from privfed_accounting import registry_yaml
 
         texts.append(registry_yaml(ledger, {} if deployment is None else _read_yaml(deployment)))
+    if deployment_form is not None:
+        from privfed_accounting import registry_form
+
+        texts.append(registry_form())
     for target, text in zip(targets, texts, strict=True):
         if str(target) == "-":
             print_text(text)

@@ -11,7 +11,15 @@ import jsonschema
 import pytest
 import yaml
 
-from privfed_accounting import Budget, GuaranteeBroken, Ledger, ParameterError, registry_entry, registry_yaml
+from privfed_accounting import (
+    Budget,
+    GuaranteeBroken,
+    Ledger,
+    ParameterError,
+    registry_entry,
+    registry_form,
+    registry_yaml,
+)
 from privfed_accounting.registry import FIELDS, SCHEMA_SOURCE
 from tests.accounting.plans import BUDGET, Clock, plan
 
@@ -130,3 +138,17 @@ def test_without_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(ParameterError, match=r"install privfed\[verify\]"):
         registry_yaml("never-read.db", {})
+
+
+def test_the_form_asks_for_every_field_and_what_is_filled_in_goes_through() -> None:
+    made, form = ledger(), registry_form()
+    asked = {line.lstrip("# ").partition(":")[0] for line in form.splitlines() if ": " in line}
+    assert {name for fields in FIELDS.values() for name in fields} <= asked
+    empty = yaml.safe_load(form)
+    assert set(empty) == {name for fields in FIELDS.values() for name, demanded in fields.items() if demanded}
+    with pytest.raises(ParameterError, match="the registry demands"):
+        registry_entry(made, empty)
+    assert registry_entry(made, empty | DEPLOYMENT) == registry_entry(made, DEPLOYMENT)
+    open_too = "\n".join(line.removeprefix("# ") if ': "' in line else line for line in form.splitlines())
+    filled = {name: value for name, value in yaml.safe_load(open_too).items() if value}
+    assert registry_entry(made, filled | DEPLOYMENT) == registry_entry(made, DEPLOYMENT)  # the defaults are as shown

@@ -158,6 +158,14 @@ def test_a_registry_entry_is_written_from_ledger_and_deployment(tmp_path: Path, 
     assert "the registry demands" in capsys.readouterr().err
 
 
+def test_a_form_for_the_deployment_is_written_on_request(tmp_path: Path, capsys: Shell) -> None:
+    make(tmp_path / "ledger.db", 1).close()
+    words = ["report", str(tmp_path / "ledger.db"), "-o", str(tmp_path / "r.html")]
+    assert main([*words, "--deployment-form", str(tmp_path / "form.yaml")]) == 0
+    assert set(DEPLOYMENT) <= set(yaml.safe_load((tmp_path / "form.yaml").read_text(encoding="utf-8")))
+    assert "form.yaml" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "\x00"])
 def test_a_deployment_that_is_no_yaml_of_fields_is_refused(text: str, tmp_path: Path, capsys: Shell) -> None:
     make(tmp_path / "ledger.db", 1).close()
