@@ -14,6 +14,7 @@ import msgspec
 
 from .errors import UnknownFormat
 from .offer import OFFER_LIMIT, Offer, check_offer, decode_offer
+from .parameters import MAX_NEIGHBOURS
 from .wire import (
     OVERHEAD,
     Bitmap,
@@ -264,6 +265,6 @@ def payload_limit(payload: int, clients: int) -> int:
 
 
 def roster_limit(offer: Offer) -> int:
-    """Most bytes of an M2: every M1, signed, with a path of the deepest tree."""
+    """Most bytes of an M2: as many M1s as any graph gives a client, and its own, signed, each with the deepest path."""
     depth = 34 * (offer.n_max - 1).bit_length()
-    return offer.n_max * (advertise_limit(offer.rounds) + 2 * OVERHEAD + depth) + OVERHEAD
+    return min(offer.n_max, MAX_NEIGHBOURS + 1) * (advertise_limit(offer.rounds) + 2 * OVERHEAD + depth) + OVERHEAD

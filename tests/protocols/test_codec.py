@@ -33,7 +33,9 @@ from privfed_protocols.messages import (
     decode_from_server,
     decode_offer,
     encode,
+    roster_limit,
 )
+from privfed_protocols.parameters import select_parameters
 from tests.protocols.harness import PLAN
 
 D = bytes(range(32))
@@ -236,6 +238,16 @@ def test_offers_that_no_number_of_clients_can_meet() -> None:
 def test_oversize_offers_are_refused_unread() -> None:
     with pytest.raises(UnknownFormat, match="at most"):
         decode_offer(bytes(OFFER_LIMIT + 1))
+
+
+@pytest.mark.parametrize("n_max", [3, 300, 16_385, 16_386, 1_000_000])
+def test_a_roster_is_read_up_to_the_largest_number_of_neighbours(n_max: int) -> None:
+    """A million clients do not make a roster of a million: no parameters give a client more than 2^14 neighbours."""
+    offer = Offer.new(vectors=[VectorSpec("x", 1, 8)], n_min=3, n_max=n_max, rounds=2, plan_digest=PLAN)
+    one = 64 * 2 + 512 + 2 * 512 + 34 * (n_max - 1).bit_length()
+    assert roster_limit(offer) == min(n_max, 16_385) * one + 512
+    largest = select_parameters(n_max, corrupt=0.3, dropout=0.3)
+    assert largest.k <= min(n_max - 1, 16_384)
 
 
 @pytest.mark.parametrize("sizes", [(64, 32), (32, 64), (96, 96), (63, 64), (64, 65)])
