@@ -147,9 +147,10 @@ def test_the_recipe_end_to_end_through_secure_aggregation():
     fit = GaussianMixture(4, bounds=BOUNDS, random_state=0, callback=reports.append).fit(silos)
     assert fit.score(X) > GaussianMixture(4, random_state=0, n_init=3).fit(X).score(X) - 0.05
     assert [report.release for report in reports] == list(fit.releases_)
-    assert {release.query for release in fit.releases_} == {"whitened_mixture_statistics"}
+    assert {release.query for release in fit.releases_} == {"whitened_mixture_statistics", "candidate_likelihoods"}
     assert all(release.private and release.protection == "secure_aggregation" for release in fit.releases_)
-    assert list(dict.fromkeys(report.stage for report in reports)) == ["moments", "start", "shapes", "mixture"]
+    stages = ["moments", "start", "shapes", "judgement", "mixture"]
+    assert list(dict.fromkeys(report.stage for report in reports)) == stages
     assert fit.epsilon_["server"] <= 4.0
     assert fit.epsilon_ == dict(fit.releases_[-1].epsilon)
     assert silos.remaining_share < 1e-4

@@ -20,14 +20,16 @@ from privfed.learners.mixture.initialise import kmeans, kmeans_plusplus
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
 
-__all__ = ["divided", "merged", "refit"]
+__all__ = ["divided", "merged", "refit", "refits"]
 
 Index: TypeAlias = int | npt.NDArray[np.int64]
 
 DRAWS: Final = 20_000
 DRAWS_SHORT, DRAWS_EACH = 3_000, 8  # at least; and for each parameter that full covariances have
 RESTARTS: Final = 24  # with 8, a cluster is lost in one or two fits of five; with 20, in none of eight
-KEPT: Final = 3
+KEPT: Final = 5
+APART: Final = 2e-3  # nats per draw: short runs that end closer than that have found the same
+CLOSE: Final = 0.05  # nats per draw: fits further behind the best are no rivals of it
 HALVES: Final = 0.8  # of a standard deviation: how far from the middle halves are put, that of half a normal
 REG_COVAR: Final = 1e-4
 
@@ -41,8 +43,16 @@ def refit(model: MixtureModel, K: int, covariance_type: CovarianceType, random: 
         covariance_type: of the result.
         random: for the draws and the starts.
     """
+    return refits(model, K, covariance_type, random)[0]
+
+
+def refits(model: MixtureModel, K: int, covariance_type: CovarianceType, random: Generator) -> tuple[MixtureModel, ...]:
+    """Return the refit, and after it other optima about as good, up to five in all; see `refit`.
+
+    Draws from a noisy model do not tell these apart: rows may prefer another.
+    """
     if model.n_components < K:
-        return divided(model, K, covariance_type)
+        return (divided(model, K, covariance_type),)
     short = min(max(DRAWS_SHORT, DRAWS_EACH * K * (model.n_features + 1) * (model.n_features + 2) // 2), DRAWS)
     rows, _ = model.sample(DRAWS, random)
     rows = rows[random.permutation(len(rows))]
@@ -62,10 +72,20 @@ def refit(model: MixtureModel, K: int, covariance_type: CovarianceType, random: 
             continue
         runs.append((result.lower_bounds[-1], -restart, result.model))
     if not runs:
-        return _fallback(rows, K, covariance_type, random)
-    runs.sort(key=lambda run: run[:2], reverse=True)
-    finished = [fit_rows(run[2], rows, tol=1e-4, max_iter=100, reg_covar=REG_COVAR) for run in runs[:KEPT]]
-    return max(finished, key=lambda result: result.lower_bounds[-1]).model
+        return (_fallback(rows, K, covariance_type, random),)
+    finished = [fit_rows(start, rows, tol=1e-4, max_iter=100, reg_covar=REG_COVAR) for start in _distinct(runs)]
+    finished.sort(key=lambda result: result.lower_bounds[-1], reverse=True)
+    best = finished[0].lower_bounds[-1]
+    return tuple(result.model for result in finished if result.lower_bounds[-1] >= best - CLOSE)
+
+
+def _distinct(runs: list[tuple[float, int, MixtureModel]]) -> list[MixtureModel]:
+    """Return the best of the runs, no two of which ended alike."""
+    kept: list[tuple[float, MixtureModel]] = []
+    for bound, _, model in sorted(runs, key=lambda run: run[:2], reverse=True):
+        if len(kept) < KEPT and (not kept or kept[-1][0] - bound > APART):
+            kept.append((bound, model))
+    return [model for _, model in kept]
 
 
 def divided(model: MixtureModel, K: int, covariance_type: CovarianceType) -> MixtureModel:

@@ -15,7 +15,7 @@ class RoundReport:
     """One round of a fit, for progress displays. Holds released quantities only.
 
     Attributes:
-        stage: "em" (rows at hand), "range", "moments", "start", "shapes" or "mixture".
+        stage: "em" (rows at hand), "range", "moments", "start", "shapes", "judgement" or "mixture".
         round: number of the round in its stage, from 1.
         rounds: most rounds of the stage.
         release: the protected sum; None when the rows are at hand.

@@ -28,8 +28,8 @@ REACH, MOST_REACH = 0.995, 3.0  # quantile of the draws' differences that rows m
 LEVEL: Final = 0.02  # of the shares, for the first candidate's own likelihood, which no choice rests on
 
 
-def best_of(run: Run, candidates: Sequence[MixtureModel], box: Box, *, share: float, mu2: float) -> MixtureModel:
-    """Return the candidate that the rows prefer; the first one unless another is ahead by more than noise.
+def best_of(run: Run, candidates: Sequence[MixtureModel], box: Box, *, share: float, mu2: float) -> int:
+    """Return the number of the candidate that rows prefer; 0 unless another is ahead by more than noise.
 
     Args:
         candidates: in units of the data.
@@ -39,12 +39,12 @@ def best_of(run: Run, candidates: Sequence[MixtureModel], box: Box, *, share: fl
     """
     first, *others = candidates
     if not others:
-        return first
+        return 0
     reaches = [_reach(first, other, box, run.random) for other in others]
     C, n = len(candidates), run.count.value
     typical_noise = float(np.median(reaches)) * math.sqrt((C - 1) / mu2) / n
     if typical_noise > AUDIBLE:
-        return first
+        return 0
     typical, level = likelihood_range(first, run.random)
     query = CandidateLikelihoods.of(
         candidates,
@@ -62,7 +62,7 @@ def best_of(run: Run, candidates: Sequence[MixtureModel], box: Box, *, share: fl
     ahead = np.array([float(release[block]) for block in blocks])
     error = np.array([release.noise_std[block] for block in blocks])
     best = int(np.argmax(ahead))
-    return others[best] if ahead[best] > error[best] else first
+    return best + 1 if ahead[best] > error[best] else 0
 
 
 def _reach(first: MixtureModel, other: MixtureModel, box: Box, random: Generator) -> float:

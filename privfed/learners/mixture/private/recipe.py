@@ -34,7 +34,7 @@ from privfed.learners.mixture.private.rounds import Run, Stage, run_stage
 from privfed.learners.mixture.private.single import MOMENT_ROUNDS, box_gaussian, single_update
 from privfed.learners.mixture.private.task import PrivateFit, Task
 from privfed.learners.mixture.private.update import Prior
-from privfed.learners.mixture.refit import refit
+from privfed.learners.mixture.refit import refit, refits
 from privfed.statistics.mixture_clipping import QUANTILE
 from privfed.statistics.mixture_coordinates import Coordinates
 from privfed.statistics.mixture_model import MixtureModel
@@ -82,7 +82,7 @@ def fit_private(task: Task) -> PrivateFit:
         model = given_start(task.start, task.warm, coordinates, prior, task.n_components, task.covariance_type)
     else:
         found = find_components(run, coordinates, prior, choice, share=share * looking, mu2=mu2 * looking)
-        model = _refitted(run, found, choice, coordinates, box, share=share * JUDGE_SHARE, mu2=mu2 * JUDGE_SHARE)
+        model = _refitted(run, task, found, choice, coordinates, box, share=share * JUDGE_SHARE, mu2=mu2 * JUDGE_SHARE)
     stage = _main(run, task, choice, model, coordinates, prior, share=share - run.spent)
     warn_lost(stage.used)
     if found is not None:
@@ -140,12 +140,14 @@ def _choice(run: Run, task: Task, box: Box, *, looking: float, mu2: float, momen
 
 
 def _refitted(
-    run: Run, found: Found, choice: Choice, coordinates: Coordinates, box: Box, *, share: float, mu2: float
+    run: Run, task: Task, found: Found, choice: Choice, coordinates: Coordinates, box: Box, *, share: float, mu2: float
 ) -> MixtureModel:
     """Return the refit that the rows prefer, in working coordinates."""
-    refits = [refit(source, choice.n_components, choice.covariance_type, run.random) for source in found.sources]
-    best = best_of(run, [coordinates.to_data(model) for model in refits], box, share=share, mu2=mu2)
-    return coordinates.to_working(best)
+    K, kind = choice.n_components, choice.covariance_type
+    likeliest, *others = found.sources
+    models = [*refits(likeliest, K, kind, run.random), *(refit(source, K, kind, run.random) for source in others)]
+    candidates = [coordinates.to_data(expressed(model, task.covariance_type)) for model in models]
+    return models[best_of(run, candidates, box, share=share, mu2=mu2)]
 
 
 def _main(
