@@ -14,7 +14,7 @@ import numpy as np
 
 from privfed.errors import UsageError, checked_number
 from privfed.federation.release import Federation, Release
-from privfed.learners.neural.evaluation.scores import ModelScores, SiloAccuracies, task_of
+from privfed.learners.neural.evaluation.scores import ModelScores, SiloAccuracies, check_scores, task_of
 from privfed.learners.neural.losses import LossLike
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.running import program_for
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
-__all__ = ["Calibration", "Evaluation", "Measured", "Metric", "SiloQuantile", "evaluate", "quantile_of"]
+__all__ = [
+    "Calibration",
+    "Evaluation",
+    "Measured",
+    "Metric",
+    "SiloQuantile",
+    "check_evaluation",
+    "evaluate",
+    "quantile_of",
+]
 
 Metric = Literal["loss", "accuracy", "calibration", "confusion", "silos"]
 METRICS: Final[tuple[str, ...]] = ("loss", "accuracy", "calibration", "confusion", "silos")
@@ -223,25 +232,83 @@ def evaluate(
         >>> float(found.accuracy), round(float(found.records))
         (0.75, 4)
     """
+    asked = check_evaluation(
+        federation,
+        model,
+        loss=loss,
+        parameters=parameters,
+        metrics=metrics,
+        share=share,
+        hold_out=hold_out,
+        largest_loss=largest_loss,
+        n_bins=n_bins,
+        silo_quantile=silo_quantile,
+        silo_bins=silo_bins,
+    )
+    silo_share = None if share is None else SILO_SHARE * share
+    scores_share = share if asked.silos is None or share is None else share - SILO_SHARE * share
+    scores = asked.part.release(asked.scores, share=scores_share, purpose=purpose, rounds=rounds)
+    releases: tuple[Release, ...] = (scores,)
+    silos = None
+    if asked.silos is not None:
+        release = asked.part.release(asked.silos, share=silo_share, purpose=f"{purpose}, silos", rounds=rounds)
+        releases, silos = (scores, release), quantile_of(release, silo_quantile)
+    return _found(scores, releases, silos, asked.scores.largest_loss)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an evaluation asks, checked.
+
+    Attributes:
+        part: whose rows.
+        program: the model; clients know it by name, and weakly.
+        scores, silos: the questions; `silos` is None where nobody asks for them.
+    """
+
+    part: Federation
+    program: TorchProgram
+    scores: ModelScores
+    silos: SiloAccuracies | None
+
+
+def check_evaluation(
+    federation: Federation,
+    model: torch.nn.Module | TorchProgram | Any,
+    *,
+    loss: LossLike = "cross_entropy",
+    parameters: FloatArray | None = None,
+    metrics: tuple[str, ...] | str | None = None,
+    share: float | None = None,
+    hold_out: HoldOut | float | None = None,
+    largest_loss: float | None = None,
+    n_bins: int = 10,
+    silo_quantile: float = 0.1,
+    silo_bins: int = 20,
+) -> Asked:
+    """Return what `evaluate` would ask, and ask nobody: whoever is to evaluate later refuses now what cannot be.
+
+    Args:
+        federation, model, loss, parameters, metrics, share, hold_out, largest_loss, n_bins: see `evaluate`.
+        silo_quantile, silo_bins: see `evaluate`.
+
+    Raises:
+        UsageError: an argument is wrong or does not fit the model, or the model cannot be evaluated; it was tried on
+            rows that belong to nobody.
+    """
     part = _evaluated_part(federation, HoldOut.of(hold_out))
     program, vector = _program_of(part, model, loss, parameters)
     wanted = _wanted(program, metrics)
     limit = _largest_loss(program, largest_loss, private=federation.budget is not None)
-    name = install(program)
-    sums = tuple(SUM_OF[metric] for metric in wanted if metric in SUM_OF)
-    query = ModelScores(name, vector, sums, limit, n_bins)
     if not 0.0 < silo_quantile < 1.0:
         raise UsageError(f"silo_quantile is {silo_quantile!r}, expected a fraction in (0, 1), such as 0.1")
-    silo_query = SiloAccuracies(name, vector, silo_bins) if "silos" in wanted else None
-    silo_share = None if share is None else SILO_SHARE * share
-    scores_share = share if silo_query is None or share is None else share - SILO_SHARE * share
-    scores = part.release(query, share=scores_share, purpose=purpose, rounds=rounds)
-    releases: tuple[Release, ...] = (scores,)
-    silos = None
-    if silo_query is not None:
-        release = part.release(silo_query, share=silo_share, purpose=f"{purpose}, silos", rounds=rounds)
-        releases, silos = (scores, release), quantile_of(release, silo_quantile)
-    return _found(scores, releases, silos, limit)
+    if share is not None:
+        checked_number("share", share, what="a fraction in (0, 1]")
+    name = install(program)
+    scores = ModelScores(name, vector, tuple(SUM_OF[one] for one in wanted if one in SUM_OF), limit, n_bins)
+    silos = SiloAccuracies(name, vector, silo_bins) if "silos" in wanted else None
+    check_scores(program)
+    return Asked(part, program, scores, silos)
 
 
 def _evaluated_part(federation: Federation, hold_out: HoldOut | None) -> Federation:

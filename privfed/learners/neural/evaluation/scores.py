@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from privfed.errors import UsageError, checked_integer, checked_number
 from privfed.learners.neural.per_sample.engines import steady
-from privfed.learners.neural.per_sample.gradients import ROW_ERRORS, public_rows
+from privfed.learners.neural.per_sample.gradients import ROW_ERRORS
+from privfed.learners.neural.per_sample.public_rows import PublicRows, public_rows
 from privfed.learners.neural.per_sample.record_graph import record_graph, vmapped, with_model
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.usable import usable_rows
@@ -24,7 +25,7 @@ from privfed.statistics.programs import installed
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ModelScores", "RowScores", "SiloAccuracies", "Task", "row_scores", "task_of"]
+__all__ = ["ModelScores", "RowScores", "SiloAccuracies", "Task", "check_scores", "row_scores", "task_of"]
 
 Task = Literal["classes", "labels", "numbers"]
 BLOCK: Final = 128  # rows at a time: every evaluation has this shape
@@ -88,6 +89,16 @@ def row_scores(program: TorchProgram, parameters: FloatArray, rows: FloatArray, 
     return RowScores(loss, scores[1], scores[2], classes[:, :places], classes[:, places:])
 
 
+def check_scores(program: TorchProgram) -> None:
+    """Refuse a model that cannot be evaluated, by rows that belong to nobody.
+
+    Raises:
+        UntraceableError: the model or its loss cannot be held to one record at a time.
+        UsageError: the same row does not come out to the same bits twice.
+    """
+    program.derived(_Scorer)
+
+
 def _n_classes(program: TorchProgram) -> int:
     return 2 if program.n_classes is None else program.n_classes
 
@@ -111,9 +122,12 @@ def _block_scores(scorer: _Scorer, rows: FloatArray) -> FloatArray:
 class _Scorer:
     """What a program does on one record, and on how many at a time.
 
+    Where there are no public rows on which the model has a finite loss, which then tell nothing of how a block is
+    computed, records go one at a time.
+
     Raises:
         UntraceableError: see `record_graph`.
-        UsageError: the same row does not come out to the same bits twice.
+        UsageError: the same row does not come out to the same bits twice, or the loss gives no number per row.
     """
 
     def __init__(self, program: TorchProgram) -> None:
@@ -123,14 +137,20 @@ class _Scorer:
         self._graph = record_graph(lambda: _of_record(program), values, row, target)
         self._block_graph = vmapped(self._graph, shared=1)
         self.block = 0
-        rows = public_rows(program, TRIED, wild=TRIED)
-        for block in (BLOCK, 1):
-            self.block = block
+        public: PublicRows = program.derived(PublicRows)
+        rows, trouble = public.make(TRIED, wild=TRIED), ""
+        for block in (BLOCK, 1) if public.finite else (1,):
+            self.block, trouble = block, ""
             try:
                 if steady(lambda which: (self._scores(rows[which.numpy()]),), block, TRIED, wild=TRIED):
                     return
-            except ROW_ERRORS:
-                continue
+            except ROW_ERRORS as error:
+                trouble = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+        if trouble:
+            raise UsageError(
+                "the model and its loss run on no public rows, tried were numbers that are random, whole, or positive,"
+                f" ones, and zeros: {public.trouble or trouble}. Let them run on one of these"
+            )
         raise UsageError(
             "the model gives other outputs each time it sees the same row, which cannot be bounded: use the CPU or"
             " torch.use_deterministic_algorithms(True)"

@@ -302,7 +302,7 @@ def steady(parts: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], block: int
 
     places = torch.arange(block)
     alone = parts(places * 0)
-    if any(not torch.equal(part, part[:1].expand_as(part)) for part in alone):
+    if any(not _same(part, part[:1].expand_as(part)) for part in alone):
         return False
     beside = [1 + places % (count - 1)] + ([count + places % wild] if wild else [])
     for place in sorted({0, 1 % block, block // 3, block // 2, block - 1}):
@@ -310,8 +310,13 @@ def steady(parts: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], block: int
             which = others.clone()
             which[place] = 0
             made = found(which)
-            if made and any(not torch.equal(part[place], one[0]) for part, one in zip(made, alone, strict=True)):
+            if made and any(not _same(part[place], one[0]) for part, one in zip(made, alone, strict=True)):
                 return False
     for number in range(1, count + wild if block == 1 else 1):
         found(places + number)
-    return all(torch.equal(part, one) for part, one in zip(parts(places * 0), alone, strict=True))
+    return all(_same(part, one) for part, one in zip(parts(places * 0), alone, strict=True))
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two tensors hold the same numbers, NaN in the same places."""
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())

@@ -13,6 +13,7 @@ import numpy as np
 
 from privfed.errors import UsageError, checked_number
 from privfed.learners.neural.per_sample.engines import Functional, Outer, RowByRow, RowGradients, steady
+from privfed.learners.neural.per_sample.public_rows import PublicRows, public_rows
 from privfed.learners.neural.per_sample.record_graph import UntraceableError, record_graph, vmapped, with_model
 from privfed.learners.neural.program import TorchProgram
 from privfed.mechanism.sensitivity import chunked_sum
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["GradientSum", "PerSample", "per_sample"]
 
 TRIED: Final = 8  # public rows on which engines are compared
-WILD: Final = 1e6  # times their size: rows that stand beside others, which are to stay as they are
 FIXED_BLOCK: Final = 64  # rows at a time through fixed layers
 KEPT_AT_ONCE: Final = 1024  # rows whose outputs are put together at a time
 AGREE: Final = 1e-3  # relative: engines that disagree by more do not compute the same gradients
@@ -270,12 +270,16 @@ class PerSample:
                     return tried
             except UntraceableError:
                 raise
-            except ROW_ERRORS as error:  # an operation that cannot be batched, or random rows that do not fit
+            except ROW_ERRORS as error:  # an operation that cannot be batched, or rows that do not fit
                 trouble = error
-        if trouble is not None and not ran:
+        public: PublicRows = program.derived(PublicRows)
+        if not public.suits:
             raise UsageError(
-                f"the model's gradients cannot be computed on rows of random numbers: {trouble}"
-            ) from trouble
+                "the model's gradients cannot be computed on public rows, tried were numbers that are random, whole, or"
+                f" positive, ones, and zeros: {public.trouble}. Let loss and gradients be finite on one of these"
+            )
+        if trouble is not None and not ran:
+            raise UsageError(f"the model's gradients cannot be computed on public rows: {trouble}") from trouble
         raise UsageError(
             "the model gives other gradients each time it sees the same row, which cannot be protected: take random"
             " layers out, and use the CPU or torch.use_deterministic_algorithms(True)"
@@ -292,7 +296,7 @@ class PerSample:
 
         try:
             return steady(outputs, block, TRIED, wild=len(rows) - TRIED)
-        except ROW_ERRORS:  # not even one row of random numbers gets through
+        except ROW_ERRORS:  # not even one row gets through
             return False
 
     def _steady(self, engine: RowGradients, rows: FloatArray, inputs: torch.Tensor, targets: torch.Tensor) -> bool:
@@ -316,22 +320,6 @@ def per_sample(name: str) -> PerSample:
     program = installed(name, of=TorchProgram)
     found: PerSample = program.derived(PerSample)
     return found
-
-
-def public_rows(program: TorchProgram, count: int, *, wild: int = 0) -> FloatArray:
-    """Return rows on which engines are compared: the same random numbers everywhere, targets that exist.
-
-    `wild` more rows follow, with features `WILD` times as large where features are no whole numbers.
-    """
-    numbers = np.random.default_rng(20_181_231)
-    features = numbers.standard_normal((count + wild, program.n_features))
-    if program.features(np.zeros((1, program.n_features + program.n_targets))).is_floating_point():
-        features[count:] *= WILD
-    else:
-        features = (features > 0).astype(np.float64)
-    shape = (count + wild, program.n_targets)
-    targets = numbers.integers(0, program.n_classes, shape) if program.n_classes else numbers.integers(0, 2, shape)
-    return np.hstack([features, targets.astype(np.float64)])
 
 
 def _split(model: torch.nn.Module) -> tuple[torch.nn.Module | None, torch.nn.Module]:
