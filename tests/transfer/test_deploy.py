@@ -311,6 +311,7 @@ def rows_of(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(20, 5)), rng.integers(0, 3, 20)
 
 
+@pytest.mark.filterwarnings("ignore:noise will drown")
 @pytest.mark.parametrize(
     "how", ["personalised", "copied", "inside another", "new head", "all", "adapters", "personal parameters"]
 )
@@ -327,6 +328,7 @@ def test_no_card_claims_a_federations_budget_for_rows_that_it_never_covered(tmp_
         assert export(fresh, tmp_path / "public", name="own", federation=silos).card.privacy is not None
 
 
+@pytest.mark.filterwarnings("ignore:noise will drown")
 def test_what_a_federation_trained_from_public_numbers_is_not_marked(tmp_path: Path) -> None:
     silos = LocalFederation([rows_of(seed) for seed in range(3)], budget=Budget(4.0, 1e-5, unit="client"))
     tuned = FineTuning(plain(), rounds=1, random_state=0).fit(silos)

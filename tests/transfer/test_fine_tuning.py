@@ -13,6 +13,9 @@ from privfed.errors import DataError, UsageError
 from privfed.transfer import FineTuning, Stage, gradual_unfreezing, personalise
 from privfed.transfer.schedule import freeze_all_but, head_of, layers_of, strengths_of
 
+# The federations are tiny: what they pay for is looked at, not what is learnt.
+pytestmark = pytest.mark.filterwarnings("ignore:noise will drown")
+
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
@@ -258,6 +261,7 @@ class TestComparison:
         purposes = [record.plan.purpose for record in rows.ledger.rounds()]
         assert purposes[-3:] == ["compare: tuned", "compare: source", "compare: scratch"]
 
+    @pytest.mark.filterwarnings("ignore:noise will drown")
     def test_client_level_averaging_fits_the_budget(self) -> None:
         rows = federation(self.clients(), budget=Budget(8.0, 1e-5, unit="client"), noise_seed=1)
         tuned = FineTuning(network(), rounds=3, mode="gradual", training={"clip": 0.5}, share=0.6).fit(rows)
