@@ -8,6 +8,8 @@ What else is done to a chunk is kept to a few passes over memory that a cache ho
 - Log-densities are counted from the highest peak of any component. They are then at most zero, so that `exp` needs no
   row maximum beforehand; a chunk with a row that underflows is done again with one.
 - Matrix products are cut to `SMALL_PRODUCT` multiplications, up to which BLAS works without packing its operands first.
+- Where rows turn out to be near few components, the statistics are summed over those pairs alone
+  (`privfed.statistics.mixture_nearby`).
 """
 
 from __future__ import annotations
@@ -21,16 +23,17 @@ import numpy.typing as npt
 
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import LOG_2PI, CovarianceType, MixtureModel
+from privfed.statistics.mixture_nearby import FEWEST_FEATURES, FEWEST_ROWS, NearMoments, few_are_near
 
 __all__ = ["KernelSums", "PointKernel", "n_products"]
 
 SMALL_PRODUCT: Final = 1_000_000  # multiplications: OpenBLAS's bound for matrices it does not pack
 SMALL_TRANSPOSED: Final = 1_200  # entries of the result, where one operand is transposed
 LEAST_CHUNK: Final = 128  # rows: below, numpy's calls cost more than what they compute
-MOST_CHUNK: Final = 2_048
+MOST_CHUNK: Final = 3_072
 CACHE_VALUES: Final = 2**17  # of phi: a megabyte
 LOWEST: Final = -600.0  # exp of it is 1e-261, a normal number: below -708 exp is slow, and nobody sees the difference
-LOOK_EVERY: Final = 16  # chunks: whether log-densities go below that is looked up in every so many
+LOOK_EVERY: Final = 16  # chunks: whether log-densities go below that, and how many components are near, is looked up
 NOWHERE: Final = -1e100  # log-density of a component of weight zero: infinity has no place in a matrix product
 LEAST_TOTAL: Final = 1e-200  # of a row's densities, in units of the highest peak: below, count from the row's own
 
@@ -76,6 +79,7 @@ class PointKernel:
         if self._order is not None:
             W[:, 1 + len(point) :] = W[:, 1 + len(point) :][:, self._order]
         self._direct = W.size <= SMALL_TRANSPOSED
+        self._pairs = self._kind == "full" and len(point) >= FEWEST_FEATURES
         self._most = max(min(max(min(SMALL_PRODUCT // W.size, CACHE_VALUES // self._size), LEAST_CHUNK), MOST_CHUNK), 1)
         width = max(SMALL_PRODUCT // (self._n_components * self._most), 16)
         self._cuts = [slice(at, min(at + width, self._size)) for at in range(0, self._size, width)]
@@ -85,6 +89,7 @@ class PointKernel:
         """Return the totals over the rows of `X`, shape (n, d)."""
         n, d, K = len(X), len(self._point), self._n_components
         total = np.zeros((K, self._size) if self._direct else (self._size, K))
+        near = NearMoments(K, d) if self._pairs and n >= FEWEST_ROWS else None
         pooled, log_likelihood = np.zeros((d, d)), self._peak * n
         chunks = -(-n // self._most)
         step = -(-n // max(chunks, 1))
@@ -93,28 +98,42 @@ class PointKernel:
             rows = X[start : start + step]
             if len(rows) < step:
                 space = _Workspace.of(self, len(rows), deep=space.deep)
-            space.look = chunk % LOOK_EVERY == 0
-            log_likelihood += self._chunk(rows, space)
+            look = chunk % LOOK_EVERY == 0
+            log_likelihood += self._responsibilities(rows, space, look=look)
+            if near is not None:
+                if look:
+                    space.few = few_are_near(space.logits * space.scale)
+                if space.few:
+                    near.add(space.x.T, space.logits, space.scale)
+                    continue
+            self._statistics(space)
             total += space.sums
             if self._kind == "tied":
                 pooled += space.x @ space.x.T
         sums = total if self._direct else total.T
-        products = sums[:, 1 + d :]
+        counts, first, products = sums[:, 0], sums[:, 1 : 1 + d], sums[:, 1 + d :]
         if self._order is not None:
             products = np.empty_like(products)
             products[:, self._order] = sums[:, 1 + d :]
-        return KernelSums(sums[:, 0], sums[:, 1 : 1 + d], products, pooled, log_likelihood)
+        if near is not None:
+            moments = near.totals()
+            counts, first = counts + moments[:, 0, 0], first + moments[:, 0, 1:]
+            products += moments[:, 1:, 1:][:, *np.triu_indices(d)]
+        return KernelSums(counts, first, products, pooled, log_likelihood)
 
-    def _chunk(self, rows: FloatArray, space: _Workspace) -> float:
-        """Put the sums over `rows` into `space` and return their log-likelihood, counted from the peak."""
+    def _responsibilities(self, rows: FloatArray, space: _Workspace, *, look: bool) -> float:
+        """Return the log-likelihood of `rows`, counted from the peak.
+
+        Afterwards `space` has phi, densities in place of logits, and the scale that makes responsibilities of them.
+        """
         np.subtract(rows.T, self._point, out=space.x)
         if self._kind == "spherical":
             np.einsum("ij,ij->j", space.x, space.x, out=space.phi[-1])
         for left, right, out in space.products:
             np.multiply(left, right, out=out)
-        logits, total = space.logits, space.total
+        logits, total = space.logits, space.scale
         self._log_densities(space)
-        if space.look:
+        if look:
             space.deep = bool(logits.min() < LOWEST)
         if space.deep:
             np.maximum(logits, LOWEST, out=logits)
@@ -130,14 +149,17 @@ class PointKernel:
             log_likelihood = float(top.sum())
         log_likelihood += float(np.log(total).sum())
         np.divide(1.0, total, out=total)
+        return log_likelihood
+
+    def _statistics(self, space: _Workspace) -> None:
+        """Fill the sums: responsibilities times phi, over the rows of the chunk."""
         if self._direct:
-            np.multiply(logits, total, out=logits)
-            np.matmul(logits, space.phi.T, out=space.sums)
+            np.multiply(space.logits, space.scale, out=space.logits)
+            np.matmul(space.logits, space.phi.T, out=space.sums)
         else:
-            np.multiply(logits.T, total[:, None], out=space.turned)
+            np.multiply(space.logits.T, space.scale[:, None], out=space.turned)
             for cut in self._cuts:
                 np.matmul(space.phi[cut], space.turned, out=space.sums[cut])
-        return log_likelihood
 
     def _log_densities(self, space: _Workspace) -> None:
         """Fill the logits: log(weight * density) of every component and row, counted from the peak."""
@@ -155,17 +177,17 @@ class PointKernel:
 class _Workspace:
     """Buffers for one chunk of `n` rows: phi and views into it, logits and what becomes of them.
 
-    `look` says whether to find out, by this chunk, whether log-densities are `deep`: so low that `exp` is slow.
+    What the last look found: log-densities are `deep`, so low that `exp` is slow; `few` components are near a row.
     """
 
     phi: FloatArray
     logits: FloatArray
-    total: FloatArray
+    scale: FloatArray
     sums: FloatArray
     n_features: int
     kind: CovarianceType
     deep: bool = False
-    look: bool = True
+    few: bool = False
 
     @classmethod
     def of(cls, kernel: PointKernel, n: int, *, deep: bool = False) -> _Workspace:

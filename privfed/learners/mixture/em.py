@@ -11,11 +11,12 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from typing import Final
 
 import numpy as np
 
 from privfed.query import FloatArray
-from privfed.statistics.mapped import parts
+from privfed.statistics.mapped import is_mapped, parts
 from privfed.statistics.mixture_estep import MixtureSums, choose_reference, e_step
 from privfed.statistics.mixture_model import CovarianceType, MixtureModel
 from privfed.statistics.moments import svec, unsvec
@@ -29,6 +30,7 @@ __all__ = [
     "server_update",
 ]
 
+MOST_TURNED: Final = 2**24  # numbers, 128 MiB: larger rows are not copied
 EStep = Callable[[MixtureModel], MixtureSums]
 
 
@@ -126,8 +128,11 @@ def fit_rows(
 ) -> EMResult:
     """Run EM on the rows of `X`, shape (n, d), held in one place; `maximise` is `expectation_maximization` or alike.
 
-    Rows of a memory-mapped file are read part by part in each step.
+    Rows of a memory-mapped file are read part by part in each step; of rows in memory, up to 128 MiB are held a second
+    time.
     """
+    if not is_mapped(X) and X.size <= MOST_TURNED:
+        X = np.asfortranarray(X)  # features along rows, as every step wants them: turned once
     centre = np.sum([part.sum(axis=0) for part in parts(X)], axis=0) / len(X)
 
     def e_step_of_rows(current: MixtureModel) -> MixtureSums:
