@@ -126,6 +126,9 @@ class TorchProgram:
             self._derived[make] = make(self)
         return self._derived[make]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_derived": {}}  # it is made anew where a copy needs it
+
     def fresh(self) -> TorchProgram:
         """Return the program with a model and a loss of its own: what they keep of rows goes when it does."""
         own = copy.copy(self)

@@ -114,6 +114,11 @@ def going_on(earlier: TrainingState, fresh: TrainingState) -> TrainingState:
     Raises:
         UsageError: they are of different learners, models or settings; names the first difference.
     """
+    if not isinstance(earlier, TrainingState):
+        raise UsageError(
+            f"resume_from is a {type(earlier).__name__}, expected the state_ of an earlier fit; from a checkpoint on"
+            " disk go on with privfed.learners.neural.resume(path, learner, federation)"
+        )
     if (earlier.learner, earlier.program) != (fresh.learner, fresh.program):
         raise UsageError(
             f"the state is of {earlier.learner} and model {earlier.program}, this is {fresh.learner} and"
@@ -150,6 +155,7 @@ def run_rounds(
     Raises:
         BudgetExhausted: before a single round was done. Errors of a round pass through; `callbacks.end` comes first.
     """
+    callbacks.check(state)
     callbacks.begin(state)
     reason, first = "rounds", state.round
     try:

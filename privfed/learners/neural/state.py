@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from privfed.errors import UsageError
 from privfed.federation.release import Federation, Release
 from privfed.learners.neural.program import TorchProgram
 from privfed.query import FloatArray, frozen_array
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Callback", "Callbacks", "HistoryRow", "TrainingState", "Verdict"]
 
@@ -37,8 +42,8 @@ class TrainingState:
             axes), float64, read-only.
         history: one row per round, earlier runs' rows first where a run goes on.
         releases: of this run only; they are not kept from one run to the next.
-        model: the program itself; its parameters may be anything, load `parameters` first.
-        federation: whose clients train; ask it for evaluations.
+        model: the program itself; its parameters may be anything, `network()` has those of the state.
+        federation: whose clients train; ask it for evaluations. It is left out where a state is copied or pickled.
     """
 
     learner: str
@@ -58,6 +63,24 @@ class TrainingState:
         object.__setattr__(self, "parameters", _read_only(self.parameters))
         arrays = {name: _read_only(value) for name, value in self.arrays.items()}
         object.__setattr__(self, "arrays", MappingProxyType(arrays))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "arrays": dict(self.arrays), "federation": None}
+
+    def __setstate__(self, saved: Mapping[str, Any]) -> None:
+        for name, value in saved.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    def network(self) -> torch.nn.Module:
+        """Return a copy of the model with the parameters of this state, in evaluation mode.
+
+        Raises:
+            UsageError: the state names no model, as one of a checkpoint does not.
+        """
+        if self.model is None:
+            raise UsageError("the state names no model: load its parameters into the one that the run began with")
+        return self.model.to_model(self.parameters)
 
     def with_metrics(self, metrics: Mapping[str, float | int | str | None]) -> TrainingState:
         """Return the state with more entries in the last row of its history.
@@ -112,6 +135,9 @@ class Callback:
         """Return the part of the WHOLE budget that this callback's own releases will cost over `rounds` rounds."""
         return 0.0
 
+    def check(self, state: TrainingState) -> None:
+        """Refuse by a `UsageError` what cannot work, before anything is spent; change nothing."""
+
     def on_train_begin(self, state: TrainingState) -> None:
         """Look at the state before the first round of this run."""
 
@@ -154,6 +180,11 @@ class _Partial(Callback):
         asked = getattr(self._inner, "budget_share", None)
         return 0.0 if asked is None else float(asked(rounds))
 
+    def check(self, state: TrainingState) -> None:
+        checked = getattr(self._inner, "check", None)
+        if checked is not None:
+            checked(state)
+
     def on_train_begin(self, state: TrainingState) -> None:
         begin = getattr(self._inner, "on_train_begin", None)
         if begin is not None:
@@ -184,6 +215,10 @@ class Callbacks:
             given = (callbacks,)
         self._callbacks = [_as_callback(one) for one in given]
 
+    def followed_by(self, last: Callback) -> Callbacks:
+        """Return these and another one behind them."""
+        return Callbacks((*self._callbacks, last))
+
     def budget_share(self, rounds: int) -> float:
         """Return the part of the whole budget that all of them want.
 
@@ -195,6 +230,11 @@ class Callbacks:
             raise UsageError(f"the callbacks want shares {shares} of the budget, expected to leave some for training")
         return sum(shares)
 
+    def check(self, state: TrainingState) -> None:
+        """Let each of them refuse what cannot work; nothing is spent yet, and nothing changes."""
+        for one in self._callbacks:
+            one.check(state)
+
     def begin(self, state: TrainingState) -> None:
         """Tell all of them that a run begins."""
         for one in self._callbacks:
@@ -204,7 +244,7 @@ class Callbacks:
         """Show all of them the state; return it with their figures, and whether one of them stops the run."""
         stops: list[str] = []
         for one in self._callbacks:
-            said = _as_verdict(one.on_round_end(state))
+            said = _as_verdict(one.on_round_end(state), one.name)
             state = _heeded(state, said)
             if said.stop:
                 stops.append(said.reason or one.name)
@@ -213,7 +253,7 @@ class Callbacks:
     def end(self, state: TrainingState) -> TrainingState:
         """Tell all of them that the run has ended; return the state with whatever parameters they chose."""
         for one in self._callbacks:
-            state = _heeded(state, one.on_train_end(state) or Verdict())
+            state = _heeded(state, _as_verdict(one.on_train_end(state), one.name))
         return state
 
 
@@ -221,15 +261,31 @@ def _heeded(state: TrainingState, said: Verdict) -> TrainingState:
     state = state.with_metrics(said.metrics)
     if said.parameters is None:
         return state
-    if said.parameters.shape != state.parameters.shape:
+    try:
+        parameters = np.asarray(said.parameters, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UsageError(f"a callback chose a {type(said.parameters).__name__}, expected a vector of numbers") from None
+    if parameters.shape != state.parameters.shape:
         raise UsageError(
-            f"a callback chose parameters of shape {said.parameters.shape}, the model's have {state.parameters.shape}"
+            f"a callback chose parameters of shape {parameters.shape}, the model's have {state.parameters.shape}"
         )
-    return replace(state, parameters=said.parameters)
+    return replace(state, parameters=parameters)
 
 
-def _as_verdict(said: Verdict | bool | None) -> Verdict:
-    return said if isinstance(said, Verdict) else Verdict(stop=bool(said))
+def _as_verdict(said: object, name: str) -> Verdict:
+    """Return what a callback said; no number or array is taken for a yes.
+
+    Raises:
+        UsageError: it is none of what a callback may say.
+    """
+    if isinstance(said, Verdict):
+        return said
+    if said is None or isinstance(said, bool | np.bool_):
+        return Verdict(stop=bool(said))
+    raise UsageError(
+        f"callback {name} returned a {type(said).__name__}: expected None, True to stop here, or a Verdict, such as"
+        ' Verdict(metrics={"my_figure": 0.5}) for a figure in the history'
+    )
 
 
 def _as_callback(one: object) -> Callback:

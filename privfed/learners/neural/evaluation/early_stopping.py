@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from privfed.errors import UsageError, checked_integer, checked_number, warn_caller
-from privfed.learners.neural.evaluation.evaluation import Evaluation, Measured, evaluate
+from privfed.learners.neural.evaluation.evaluation import Evaluation, Measured, check_evaluation, evaluate
 from privfed.learners.neural.state import Callback, TrainingState, Verdict
 from privfed.query import FloatArray, frozen_array
 from privfed.statistics.hold_out import HoldOut
@@ -83,6 +83,7 @@ class EarlyStopping(Callback):
         self._largest_loss = largest_loss
         self._restore_best = bool(restore_best)
         self._resumed = False
+        self._stand = (0, 0)
         self._forget()
 
     def _forget(self) -> None:
@@ -95,30 +96,43 @@ class EarlyStopping(Callback):
         self._best_parameters: FloatArray | None = None
 
     def budget_share(self, rounds: int) -> float:
-        """Return what evaluations in the next `rounds` rounds may cost together."""
+        """Return what evaluations in the next `rounds` rounds cost together; those of a run that goes on are counted
+        from where `check` saw it.
+        """  # fmt: skip
         if self._share is None:
             return 0.0
-        most = math.ceil(rounds / self._every) + (self._every > 1)  # the last round comes on top
-        return most * self._share
+        done, planned = self._stand
+        first, last = (done + 1, planned) if planned - done == rounds else (1, rounds)
+        return sum(self._is_due(number, last) for number in range(first, last + 1)) * self._share
 
-    def on_train_begin(self, state: TrainingState) -> None:
-        """Forget an earlier run, unless this one goes on with it.
+    def check(self, state: TrainingState) -> None:
+        """Refuse, before anything is spent, evaluations that would be refused later.
 
         Raises:
-            UsageError: there is a budget and no share of it.
+            UsageError: there is a budget and no share of it, or the model cannot be evaluated so.
         """
-        if not self._resumed:
-            self._forget()
-        self._resumed = False
         federation = state.federation
-        if federation is None:
-            raise UsageError("the state names no federation to evaluate on: early stopping needs one")
+        if federation is None or state.model is None:
+            raise UsageError("the state names no federation or model to evaluate: early stopping needs both")
         if federation.budget is not None and self._share is None:
             raise UsageError(
                 "under a budget every evaluation needs its share of it: give EarlyStopping(share=0.002) for two"
                 " thousandths each"
             )
-        if self._hold_out is None and not hasattr(federation, "hold_out"):
+        check_evaluation(federation, state.model, **self._asked(state))
+        self._stand = state.round, state.rounds
+
+    def on_train_begin(self, state: TrainingState) -> None:
+        """Forget an earlier run, unless this one goes on with it.
+
+        Raises:
+            UsageError: see `check`.
+        """
+        self.check(state)
+        if not self._resumed:
+            self._forget()
+        self._resumed = False
+        if self._hold_out is None and not hasattr(state.federation, "hold_out"):
             warn_caller(
                 "early stopping evaluates on the rows of training, which says little about others: fit to"
                 " HoldOut(0.2).training(federation)"
@@ -126,7 +140,7 @@ class EarlyStopping(Callback):
 
     def on_round_end(self, state: TrainingState) -> Verdict | None:
         """Evaluate if it is time, and say whether to stop."""
-        if state.round % self._every and state.round != state.rounds:
+        if not self._is_due(state.round, state.rounds):
             return None
         found = self._evaluated(state)
         self.evaluations_[state.round] = found
@@ -183,14 +197,23 @@ class EarlyStopping(Callback):
         return evaluate(
             state.federation,
             state.model,
-            parameters=state.parameters,
-            metrics=(self._metric,),
-            share=self._share,
-            hold_out=self._hold_out,
-            largest_loss=self._largest_loss,
+            **self._asked(state),
             purpose=f"evaluation after round {state.round}",
             rounds=left,
         )
+
+    def _is_due(self, number: int, last: int) -> bool:
+        return number % self._every == 0 or number == last
+
+    def _asked(self, state: TrainingState) -> dict[str, Any]:
+        """Return what is asked of a state."""
+        return {
+            "parameters": state.parameters,
+            "metrics": (self._metric,),
+            "share": self._share,
+            "hold_out": self._hold_out,
+            "largest_loss": self._largest_loss,
+        }
 
     def _noted(self, state: TrainingState, found: Measured) -> bool:
         """Take one more figure, and return whether it is time to stop."""
