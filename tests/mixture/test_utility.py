@@ -173,9 +173,9 @@ def test_clusters_that_noise_hides_leave_a_single_gaussian():
 
 def test_blobs_at_epsilon_one():
     train, test, bounds = blobs()
-    found = gaps(train, test, 5, "full", 1.0, bounds, range(5))
-    assert np.median(found) >= -0.01
-    assert found[0] >= -0.03
+    found = gaps(train, test, 5, "full", 1.0, bounds, range(3))
+    assert np.median(found) >= -0.005
+    assert found[0] >= -0.01
     expected = expected_excess_nats(8000, 4, 5, 1.0)
     assert expected < 0.01  # and it said so beforehand
 
@@ -191,7 +191,7 @@ def test_one_gaussian_in_a_box_far_too_wide():
 
 def test_digits_tied_at_epsilon_four():
     train, test, bounds = digits()
-    found = gaps(train, test, 10, "tied", 4.0, bounds, range(5))
+    found = gaps(train, test, 10, "tied", 4.0, bounds, range(3))
     assert np.median(found) >= -0.06
     assert found[0] >= -0.2
 
@@ -224,18 +224,15 @@ def test_heavy_tails_are_cut_less_where_noise_is_quiet():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("epsilon", "median", "least", "lost"),
-    [(0.5, -0.02, -0.05, 2), (1.0, -0.005, -0.015, 1), (4.0, -0.002, -0.005, 0)],
+    ("epsilon", "median", "least"), [(0.5, -0.015, -0.03), (1.0, -0.004, -0.01), (4.0, -0.002, -0.005)]
 )
-def test_blobs(epsilon, median, least, lost):
-    """Known: of ten fits, two at 0.5 and one at 1 may lose a cluster (a tenth of a nat and more); no others are off."""
+def test_blobs(epsilon, median, least):
+    """No cluster is lost in any fit: that would cost a tenth of a nat and more."""
     for instance in range(2):
         train, test, bounds = blobs(instance)
         found = gaps(train, test, 5, "full", epsilon, bounds, range(10))
         assert np.median(found) >= median
-        whole = found[found > -0.1]
-        assert len(whole) >= len(found) - lost
-        assert whole.min() >= least
+        assert found[0] >= least
 
 
 @pytest.mark.slow

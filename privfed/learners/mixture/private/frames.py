@@ -1,16 +1,17 @@
 """The frames of a fit under a budget: the public box, the working coordinates, and models carried between them.
 
-Everything here is a function of released models and public constants.
+Coordinates themselves are those of `privfed.learners.mixture.frames`. Everything here is a function of released models
+and public constants.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from privfed.errors import UsageError
+from privfed.learners.mixture.frames import frame_of
 from privfed.learners.mixture.parameters import Start
 from privfed.learners.mixture.private.update import Prior
 from privfed.query import FloatArray
@@ -43,15 +44,9 @@ class Box:
 def working_frame(gaussian: MixtureModel, box: Box, kind: CovarianceType) -> tuple[Coordinates, Prior]:
     """Return coordinates in which the Gaussian is about standard and which keep the covariance type, and the prior."""
     released = box.coordinates.to_data(gaussian)
-    d = released.n_features
-    if kind in ("full", "tied"):
-        transform, covariance = released.precisions_cholesky[0], np.eye(d)
-    elif kind == "diag":
-        transform, covariance = np.diag(1.0 / np.sqrt(released.covariances[0])), np.eye(d)
-    else:
-        mean = float(released.covariances[0].mean())
-        transform, covariance = np.eye(d) / math.sqrt(mean), np.diag(released.covariances[0] / mean)
-    return Coordinates(box.low, box.high, released.means[0], transform), Prior(covariance)
+    coordinates = frame_of(released, kind, low=box.low, high=box.high)
+    transform = coordinates.transform
+    return coordinates, Prior(transform.T @ released.full_covariances()[0] @ transform)
 
 
 def given_start(

@@ -19,16 +19,14 @@ from privfed.learners.mixture.frames import frame_of, refitted
 from privfed.learners.mixture.initialise import FederatedInit
 from privfed.learners.mixture.lloyd import lloyd
 from privfed.learners.mixture.parameters import Start
-from privfed.learners.mixture.private.estimates import Estimate
-from privfed.learners.mixture.private.planning import choose, start_components
+from privfed.learners.mixture.private.frames import Box
+from privfed.learners.mixture.private.planning import LIKELIHOOD_SHARE, choose, start_components
 from privfed.learners.mixture.private.recipe import fit_private
-from privfed.learners.mixture.private.rounds import Place, Run
+from privfed.learners.mixture.private.rounds import Run
 from privfed.learners.mixture.private.single import MOMENT_ROUNDS, box_gaussian, single_update
 from privfed.learners.mixture.private.task import PrivateFit, Task
 from privfed.learners.mixture.starts import spread_components
-from privfed.query import FloatArray, Query
-from privfed.statistics.mixture import WhitenedMixtureStatistics
-from privfed.statistics.mixture_coordinates import Coordinates
+from privfed.query import Query
 from privfed.statistics.mixture_model import MixtureModel
 
 __all__ = ["fit_under_budget"]
@@ -36,7 +34,6 @@ __all__ = ["fit_under_budget"]
 MOMENTS_SHARE: Final = 0.05
 CLUSTERS_SHARE: Final = 0.2
 LLOYD_ROUNDS: Final = 6
-LIKELIHOOD_SHARE: Final = 0.02
 LEAST_START_WEIGHT: Final = 0.3  # of an average centre's
 
 
@@ -58,7 +55,8 @@ def fit_under_budget(task: Task, init: FederatedInit) -> PrivateFit:
 def _found(run: Run, task: Task, *, dp_kmeans: bool) -> Start:
     """Return the start; none where the budget carries only a simpler model, which the recipe then says and fits."""
     K, kind, low, high, share = task.n_components, task.covariance_type, task.low, task.high, task.share
-    gaussian = _moments(run, low, high, diagonal=kind in ("diag", "spherical"), share=share * MOMENTS_SHARE)
+    box = Box(low, high, diagonal=kind in ("diag", "spherical"))
+    gaussian = _moments(run, box, share=share * MOMENTS_SHARE)
     d, n, mu2 = task.d, run.count.value, share * run.federation.total_mu**2
     looking = mu2 * CLUSTERS_SHARE if dp_kmeans else None
     choice = choose(n, d, K, kind, mu2=mu2 * (1 - MOMENTS_SHARE - CLUSTERS_SHARE), start_mu2=looking)
@@ -75,9 +73,9 @@ def _found(run: Run, task: Task, *, dp_kmeans: bool) -> Start:
     cells = frame.to_data(spread_components(frame, np.eye(d), many, "full", run.random))
     each = share * CLUSTERS_SHARE / LLOYD_ROUNDS
     clusters = lloyd(
-        lambda query, round: _told(run, query, ("start", round, LLOYD_ROUNDS), each),
+        lambda query, round: _counted(run, query, round, each),
         cells,
-        Coordinates(low, high, (low + high) / 2, np.diag(2.0 / (high - low))),
+        box.coordinates,
         (high - low) / 2,
         rounds=LLOYD_ROUNDS,
         clipped=True,
@@ -86,19 +84,17 @@ def _found(run: Run, task: Task, *, dp_kmeans: bool) -> Start:
     return Start(model.weights / model.weights.sum(), np.clip(model.means, low, high), model.precisions)
 
 
-def _moments(run: Run, low: FloatArray, high: FloatArray, *, diagonal: bool, share: float) -> MixtureModel:
+def _moments(run: Run, box: Box, *, share: float) -> MixtureModel:
     """Return one released Gaussian in units of the data."""
-    box = Coordinates(low, high, (low + high) / 2, np.diag(2.0 / (high - low)))
-    model = box_gaussian(len(low), diagonal=diagonal)
+    model, rounds = box_gaussian(len(box.low), diagonal=box.diagonal), len(MOMENT_ROUNDS)
     for index, part in enumerate(MOMENT_ROUNDS):
-        query = WhitenedMixtureStatistics.of(model, box, likelihood_share=LIKELIHOOD_SHARE)
-        release = _told(run, query, ("moments", index + 1, len(MOMENT_ROUNDS)), share * part)
-        run.count = run.count.add(release)
-        model = single_update(Estimate.of(query, release, rows=run.count))
-    return box.to_data(model)
+        estimate, _ = run.ask(model, box.coordinates, ("moments", index + 1, rounds), share=share * part)
+        model = single_update(estimate)
+    return box.coordinates.to_data(model)
 
 
-def _told(run: Run, query: Query, place: Place, share: float) -> Release:
+def _counted(run: Run, query: Query, round: int, share: float) -> Release:
+    place = ("start", round, LLOYD_ROUNDS)
     release = run.release(query, place, share)
     run.tell(place)
     return release
