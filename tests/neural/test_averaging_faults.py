@@ -14,6 +14,9 @@ from privfed.learners.neural.state import Callbacks
 from tests.neural import reference_averaging as reference
 from tests.neural.test_averaging import BY_HAND, HOW, make_clients, make_model, seed_of
 
+# The federations are tiny: what they pay for is looked at, not what is learnt.
+pytestmark = pytest.mark.filterwarnings("ignore:noise will drown")
+
 
 def named(clients, first=0):
     return {f"c{first + i}": data for i, data in enumerate(clients)}

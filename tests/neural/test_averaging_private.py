@@ -13,6 +13,9 @@ from privfed_accounting import View
 from tests.neural import reference_averaging as reference
 from tests.neural.test_averaging import make_clients, make_model
 
+# The federations are tiny: what they pay for is looked at, not what is learnt.
+pytestmark = pytest.mark.filterwarnings("ignore:noise will drown")
+
 CLIENT = Budget(epsilon=8.0, delta=1e-5, unit="client")
 
 

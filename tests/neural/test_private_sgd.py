@@ -214,7 +214,7 @@ def test_callbacks_see_and_stop_a_run_and_it_goes_on_from_there() -> None:
     assert (whole.n_rounds_, len(whole.history_)) == (5, 5)
     assert whole.epsilon_["server"] <= 2.0
     np.testing.assert_allclose(whole.parameters_, learner().fit(federation(budget)).parameters_, atol=1e-6)
-    with pytest.raises(UsageError, match="all 5 rounds are done"):
+    with pytest.raises(UsageError, match="all 5 rounds of the run are done"):
         learner().fit(clients, resume_from=whole.state_)
     with pytest.raises(UsageError, match=r"clip 0\.5, this learner has 0\.25"):
         learner(clip=0.25).fit(clients, resume_from=stopped.state_)

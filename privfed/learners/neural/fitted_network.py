@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from privfed.errors import UsageError
 from privfed.learners.base import Estimator
@@ -54,7 +55,44 @@ class FittedNetwork(Estimator):
         if self.program_.n_classes is not None:
             return outputs.argmax(axis=1)
         flat = outputs[:, 0] if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
-        return (flat > 0).astype(np.int64) if self.program_.loss.description == "binary_cross_entropy" else flat
+        return (flat > 0).astype(np.int64) if _is_binary(self.program_) else flat
+
+    def predict_proba(self, X: Any) -> FloatArray:
+        """Return the probability of each class, float64 of shape `(rows, classes)`; 1 - p and p for one yes or no.
+
+        Softmax of the outputs of "cross_entropy" and `NLLLoss`, over axis 1; of several yes or no at once their p,
+        shape `(rows, labels)`. They are what the model says: nobody has calibrated them.
+
+        Raises:
+            UsageError: the loss does not make its outputs probabilities.
+        """
+        self._check_is_fitted()
+        kind = type(self.program_.loss.function).__name__
+        if kind not in ("CrossEntropyLoss", "NLLLoss", "BCEWithLogitsLoss"):
+            raise UsageError(
+                f"predict_proba needs a loss whose outputs stand for probabilities: cross_entropy, NLLLoss or"
+                f" binary_cross_entropy, not {self.program_.loss.description}. decision_function(X) has the outputs"
+            )
+        outputs = self.decision_function(X)
+        if kind == "BCEWithLogitsLoss":
+            positive = np.asarray(0.5 * (1.0 + np.tanh(0.5 * outputs)))
+            if positive.size == len(positive):
+                positive = positive.reshape(-1, 1)
+                return np.hstack([1.0 - positive, positive])
+            return positive
+        powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+    @property
+    def classes_(self) -> npt.NDArray[np.int64]:
+        """Numbers of the classes, in the order of `predict_proba`'s columns; models of numbers have none."""
+        self._check_is_fitted()
+        count = self.program_.n_classes
+        if count is None and _is_binary(self.program_):
+            count = 2
+        if count is None:
+            raise AttributeError("the model gives numbers, not classes")
+        return np.arange(count)
 
     def score(self, X: Any, y: Any) -> float:
         """Return the accuracy; of models without classes, minus the mean loss.
@@ -94,3 +132,8 @@ class FittedNetwork(Estimator):
         self.n_rounds_ = state.round
         self.stop_reason_ = reason
         self.n_features_in_ = program.n_features
+
+
+def _is_binary(program: TorchProgram) -> bool:
+    """Return whether outputs are logits of yes or no, whether the loss was given by name or as torch's module."""
+    return type(program.loss.function).__name__ == "BCEWithLogitsLoss"

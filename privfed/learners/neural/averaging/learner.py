@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from privfed.errors import UsageError
 from privfed.federation.release import Federation
 from privfed.learners.neural.averaging.compression import Compression
 from privfed.learners.neural.averaging.local import LocalOptimizer
 from privfed.learners.neural.averaging.objective import Anchor
 from privfed.learners.neural.averaging.parameter_names import refuse_unmatched
 from privfed.learners.neural.averaging.recipe import AveragingRecipe, SamplingChoice
-from privfed.learners.neural.averaging.rounds import one_round
+from privfed.learners.neural.averaging.rounds import expected_clients, one_round, query_of
 from privfed.learners.neural.averaging.server import ServerRule
-from privfed.learners.neural.fitted_network import FittedNetwork
 from privfed.learners.neural.losses import LossLike, require_torch
+from privfed.learners.neural.network_learner import NetworkLearner
 from privfed.learners.neural.program import TorchProgram
-from privfed.learners.neural.refusals import refuse_unsuitable
-from privfed.learners.neural.running import draw_seed, going_on, program_for, round_share, run_rounds
+from privfed.learners.neural.running import round_share, run_rounds
+from privfed.learners.neural.schedule import Payment, Schedule, fixed_schedule, warn_if_drowned
 from privfed.learners.neural.state import Callbacks, TrainingState
 from privfed.query import FloatArray
-from privfed.statistics.programs import install
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["FederatedAveraging"]
 
 
-class FederatedAveraging(FittedNetwork):
+@dataclass(eq=False, repr=False)
+class FederatedAveraging(NetworkLearner):
     """Train one network on everybody's data: clients train for a while, the mean of their changes moves the model.
 
     McMahan, Moore, Ramage, Hampson and Aguera y Arcas 2017 (FedAvg, arXiv:1602.05629), and what has been added to it:
@@ -75,6 +74,7 @@ class FederatedAveraging(FittedNetwork):
         personal: patterns of parameter names ("head.*") that each client trains for itself and keeps at home, under
             `personal:<name>` in its memory.
         callbacks: one or several, see `Callback`.
+        verbose: show every round as it ends, by `Progress`; an integer shows every so many.
         random_state: seed of everything that is public and random; never of noise.
         device: where training runs: "cpu", "cuda", ...
         dtype: of the parameters in training, "float32" or "float64".
@@ -104,92 +104,35 @@ class FederatedAveraging(FittedNetwork):
         True
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        loss: LossLike = "cross_entropy",
-        *,
-        rounds: int,
-        learning_rate: float = 0.1,
-        local_epochs: int = 1,
-        batch_size: int | None = 32,
-        optimizer: LocalOptimizer = "sgd",
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        weighting: str | None = None,
-        largest_weight: float | None = None,
-        weight_share: float = 0.1,
-        proximal: float = 0.0,
-        normalisation: str | None = None,
-        steps_share: float = 0.05,
-        control_variates: bool = False,
-        control_clip: float | None = None,
-        control_share: float = 0.5,
-        server_optimizer: ServerRule = "sgd",
-        server_learning_rate: float = 1.0,
-        server_momentum: float | None = None,
-        server_second_moment: float = 0.99,
-        server_adaptivity: float = 1e-3,
-        clip: float | str | None = None,
-        quantile: float = 0.5,
-        initial_clip: float = 0.1,
-        clip_rate: float = 0.2,
-        share: float | None = None,
-        noise_multiplier: float | None = None,
-        clients_per_round: int | None = None,
-        sampling: SamplingChoice = None,
-        compression: Compression | None = None,
-        anchor: Anchor | None = None,
-        personal: str | Iterable[str] = (),
-        callbacks: object = None,
-        random_state: object = None,
-        device: str | torch.device = "cpu",
-        dtype: str | torch.dtype = "float32",
-        feature_shape: tuple[int, ...] | None = None,
-        n_targets: int | None = None,
-        class_targets: bool | None = None,
-    ) -> None:
-        self.model = model
-        self.loss = loss
-        self.rounds = rounds
-        self.learning_rate = learning_rate
-        self.local_epochs = local_epochs
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.weighting = weighting
-        self.largest_weight = largest_weight
-        self.weight_share = weight_share
-        self.proximal = proximal
-        self.normalisation = normalisation
-        self.steps_share = steps_share
-        self.control_variates = control_variates
-        self.control_clip = control_clip
-        self.control_share = control_share
-        self.server_optimizer = server_optimizer
-        self.server_learning_rate = server_learning_rate
-        self.server_momentum = server_momentum
-        self.server_second_moment = server_second_moment
-        self.server_adaptivity = server_adaptivity
-        self.clip = clip
-        self.quantile = quantile
-        self.initial_clip = initial_clip
-        self.clip_rate = clip_rate
-        self.share = share
-        self.noise_multiplier = noise_multiplier
-        self.clients_per_round = clients_per_round
-        self.sampling = sampling
-        self.compression = compression
-        self.anchor = anchor
-        self.personal = personal
-        self.callbacks = callbacks
-        self.random_state = random_state
-        self.device = device
-        self.dtype = dtype
-        self.feature_shape = feature_shape
-        self.n_targets = n_targets
-        self.class_targets = class_targets
+    _: KW_ONLY
+    rounds: int
+    learning_rate: float = 0.1
+    local_epochs: int = 1
+    batch_size: int | None = 32
+    optimizer: LocalOptimizer = "sgd"
+    weighting: str | None = None
+    largest_weight: float | None = None
+    weight_share: float = 0.1
+    proximal: float = 0.0
+    normalisation: str | None = None
+    steps_share: float = 0.05
+    control_variates: bool = False
+    control_clip: float | None = None
+    control_share: float = 0.5
+    server_optimizer: ServerRule = "sgd"
+    server_learning_rate: float = 1.0
+    server_momentum: float | None = None
+    server_second_moment: float = 0.99
+    server_adaptivity: float = 1e-3
+    clip: float | str | None = None
+    quantile: float = 0.5
+    initial_clip: float = 0.1
+    clip_rate: float = 0.2
+    clients_per_round: int | None = None
+    sampling: SamplingChoice = None
+    compression: Compression | None = None
+    anchor: Anchor | None = None
+    personal: str | Iterable[str] = ()
 
     @classmethod
     def gradient_descent(cls, model: torch.nn.Module, loss: LossLike = "cross_entropy", **settings: Any) -> Self:
@@ -213,29 +156,16 @@ class FederatedAveraging(FittedNetwork):
             BudgetExhausted: the budget does not allow the first round.
             DataError, FederationError: see `Federation.release`. The callbacks have seen the last state.
         """
-        if not isinstance(federation, Federation):
-            raise UsageError(
-                f"fit takes a federation, such as privfed.LocalFederation, not {type(federation).__name__}"
-            )
-        require_torch()
-        refuse_unsuitable(self.model, per_sample=False)
-        recipe, callbacks = AveragingRecipe.of(self, federation), Callbacks(self.callbacks)
-        program = program_for(
-            federation,
-            self.model,
-            self.loss,
-            feature_shape=self.feature_shape,
-            n_targets=self.n_targets,
-            dtype=self.dtype,
-            device=self.device,
-            class_targets=self.class_targets,
-        )
-        _check_shapes(recipe, program)
-        state = self._begin(recipe, program, federation, resume_from)
+        recipe, program, state = self._prepared(federation, resume_from)
+        callbacks = self._lookers_on()
         left = recipe.rounds - state.round
-        share = None
-        if recipe.private and recipe.noise_multiplier is None and left > 0:
-            share = round_share(federation, recipe.share, rounds=left, reserved=callbacks.budget_share(left))
+        share = self._share(recipe, federation, callbacks, left)
+        if recipe.private and left > 0:
+            schedule = _scheduled(recipe, federation, state, share, left)
+            warn_if_drowned(
+                schedule,
+                remedy="more clients a round, fewer parameters (compression=, personal layers, a smaller model)",
+            )
         state, reason = run_rounds(
             lambda now: one_round(recipe, federation, now, share), state, callbacks, interrupted=self._keep
         )
@@ -243,28 +173,63 @@ class FederatedAveraging(FittedNetwork):
         self.releases_ = list(state.releases)
         return self
 
-    def _begin(
-        self, recipe: AveragingRecipe, program: TorchProgram, federation: Federation, earlier: TrainingState | None
-    ) -> TrainingState:
-        settings = {**recipe.settings(), "run": secrets.token_hex(8)}
+    def plan(self, federation: Federation) -> Schedule:
+        """Return rounds, noise and cost of a fit on this federation, before anything is spent. Costs nothing.
+
+        Of an adaptive clip it is the first round's; the noise of the others is the same multiple of their clips.
+
+        Raises:
+            UsageError: as `fit` would, before it asks anybody.
+        """
+        recipe, _program, state = self._prepared(federation, None)
+        share = self._share(recipe, federation, self._lookers_on(), recipe.rounds)
+        return _scheduled(recipe, federation, state, share, recipe.rounds)
+
+    def _prepared(
+        self, federation: Federation, earlier: TrainingState | None
+    ) -> tuple[AveragingRecipe, TorchProgram, TrainingState]:
+        """Return all that is settled before anybody is asked for anything."""
+        require_torch()
+        federation, program = self._program(federation, per_sample=False)
+        recipe = AveragingRecipe.of(self, federation)
+        _check_shapes(recipe, program)
         arrays: dict[str, FloatArray] = {}
         if recipe.adaptive:
             arrays["clip"] = np.asarray(recipe.clip)
         if recipe.scaffold:
             arrays["control"] = np.zeros(program.n_parameters)
-        fresh = TrainingState(
-            learner=type(self).__name__,
-            settings=settings,
-            program=install(program),
-            seed=draw_seed(self.random_state),
-            round=0,
+        state = self._state(
+            program,
+            federation,
+            settings=recipe.settings(),
             rounds=recipe.rounds,
-            parameters=program.parameters(),
             arrays=arrays,
-            model=program,
-            federation=federation,
+            earlier=earlier,
         )
-        return fresh if earlier is None else going_on(earlier, fresh)
+        self._held = program  # clients know it by name, and weakly
+        return recipe, program, state
+
+    def _share(self, recipe: AveragingRecipe, federation: Federation, callbacks: Callbacks, left: int) -> float | None:
+        """Return what part of the whole budget a round may cost; None where a noise multiplier says it, or nobody."""
+        if not recipe.private or recipe.noise_multiplier is not None or left < 1:
+            return None
+        return round_share(federation, recipe.share, rounds=left, reserved=callbacks.budget_share(left))
+
+
+def _scheduled(
+    recipe: AveragingRecipe, federation: Federation, state: TrainingState, share: float | None, rounds: int
+) -> Schedule:
+    """Return what the rounds to come cost and carry."""
+    sampling = recipe.sampling_of(federation.n_clients)
+    payment = Payment() if share is None else Payment(share=share)
+    if recipe.noise_multiplier is not None:
+        payment = Payment(noise_multiplier=recipe.noise_multiplier)
+    query = query_of(recipe, state, federation, share, sampling)
+    block = "delta" if recipe.private else "limbs"
+    clients = expected_clients(federation, sampling)
+    return fixed_schedule(
+        federation, query, rounds=rounds, sampling=sampling, payment=payment, block=block, divisor=clients
+    )
 
 
 def _check_shapes(recipe: AveragingRecipe, program: TorchProgram) -> None:

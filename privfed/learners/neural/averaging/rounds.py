@@ -18,7 +18,7 @@ from privfed.mechanism.adaptive_clip import COUNT_SHARE, next_bound
 from privfed.query import FloatArray
 from privfed_accounting import Sampling
 
-__all__ = ["one_round", "round_seed"]
+__all__ = ["expected_clients", "one_round", "query_of", "round_seed"]
 
 TRIAL_COUNT: Final = 0.1  # part of the vector's length, tried to learn what noise a count would carry
 LEAST_COUNT, MOST_COUNT = 0.01, 0.5
@@ -43,7 +43,7 @@ def one_round(
     """
     began = time.perf_counter()
     sampling = recipe.sampling_of(federation.n_clients)
-    query = _query(recipe, state, federation, share, sampling)
+    query = query_of(recipe, state, federation, share, sampling)
     release = federation.release(
         query,
         share=share,
@@ -105,13 +105,14 @@ def round_seed(seed: int, purpose: str, number: int) -> bytes:
     return hashlib.sha256(f"privfed {purpose}/{seed}/{number}".encode()).digest()
 
 
-def _query(
+def query_of(
     recipe: AveragingRecipe,
     state: TrainingState,
     federation: Federation,
     share: float | None,
     sampling: Sampling | None,
 ) -> ModelUpdate:
+    """Return what is asked of clients in the round after `state`."""
     query = ModelUpdate(
         program=state.program,
         parameters=state.parameters,
@@ -146,11 +147,12 @@ def _query(
         personal=(),
     )
     noise = federation.noise_std(trial, share, noise_multiplier=recipe.noise_multiplier, sampling=sampling)["unclipped"]
-    wanted = COUNT_SHARE * _expected_clients(federation, sampling)
+    wanted = COUNT_SHARE * expected_clients(federation, sampling)
     return replace(query, count_weight=min(max(TRIAL_COUNT * noise / wanted, LEAST_COUNT), MOST_COUNT))
 
 
-def _expected_clients(federation: Federation, sampling: Sampling | None) -> float:
+def expected_clients(federation: Federation, sampling: Sampling | None) -> float:
+    """Return how many clients take part in a round, on average."""
     if sampling is None or sampling.unit != "client" or sampling.kind == "none":
         return float(federation.n_clients)
     return sampling.rate * federation.n_clients

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import math
-import secrets
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Self
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Final, Self
 
 import numpy as np
 
 from privfed.errors import UsageError, checked_integer, checked_number, warn_caller
 from privfed.federation.release import Federation, Release
-from privfed.learners.neural.fitted_network import FittedNetwork
-from privfed.learners.neural.losses import LossLike
+from privfed.learners.neural.network_learner import NetworkLearner
 from privfed.learners.neural.per_sample.gradients import GradientSum, per_sample
-from privfed.learners.neural.private_sgd.schedule import Schedule, check_budget_for, schedule_of
 from privfed.learners.neural.program import TorchProgram
-from privfed.learners.neural.refusals import refuse_unsuitable
-from privfed.learners.neural.running import draw_seed, going_on, program_for, run_rounds
-from privfed.learners.neural.state import Callbacks, HistoryRow, TrainingState
+from privfed.learners.neural.running import run_rounds
+from privfed.learners.neural.schedule import Schedule, check_budget_for, schedule_of, warn_if_drowned
+from privfed.learners.neural.state import HistoryRow, TrainingState
 from privfed.statistics.moments import Count
 from privfed.statistics.programs import install
 from privfed_accounting import Sampling
 from privfed_accounting.tight import tight_bounds
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["FederatedSGD"]
 
 COUNT_SHARE: Final = 0.01  # of the budget: what the number of records costs where nobody gives it
 
 
-class FederatedSGD(FittedNetwork):
+@dataclass(eq=False, repr=False)
+class FederatedSGD(NetworkLearner):
     """DP-SGD over the records of all silos: the noise of one curator, and no curator.
 
     In each round every silo draws its records by coins of its own, in secret, clips the gradient of each record's loss
@@ -59,6 +54,7 @@ class FederatedSGD(FittedNetwork):
         expected_records: records of all silos together, a number that is public anyway. None has it counted first, with
             noise, for 0.01 of the budget.
         callbacks: one or several, see `Callback`.
+        verbose: show every round as it ends, by `Progress`; an integer shows every so many.
         random_state: seed that callbacks find in the state. Training itself draws nothing but secret samples and noise,
             which come from the operating system.
         device: "cpu", "cuda", ...
@@ -102,59 +98,27 @@ class FederatedSGD(FittedNetwork):
         (True, 2.0)
     """  # fmt: skip
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        loss: LossLike = "cross_entropy",
-        *,
-        rounds: int | None = None,
-        epochs: float | None = None,
-        sampling_rate: float = 1.0,
-        clip: float = 1.0,
-        learning_rate: float = 0.5,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        averaging: float = 0.0,
-        noise_multiplier: float | None = None,
-        share: float | None = None,
-        expected_records: float | None = None,
-        callbacks: object = None,
-        random_state: object = None,
-        device: str | torch.device = "cpu",
-        dtype: str | torch.dtype = "float32",
-        feature_shape: tuple[int, ...] | None = None,
-        n_targets: int | None = None,
-        class_targets: bool | None = None,
-    ) -> None:
-        self.model = model
-        self.loss = loss
-        self.rounds = rounds
-        self.epochs = epochs
-        self.sampling_rate = sampling_rate
-        self.clip = clip
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.averaging = averaging
-        self.noise_multiplier = noise_multiplier
-        self.share = share
-        self.expected_records = expected_records
-        self.callbacks = callbacks
-        self.random_state = random_state
-        self.device = device
-        self.dtype = dtype
-        self.feature_shape = feature_shape
-        self.n_targets = n_targets
-        self.class_targets = class_targets
+    _: KW_ONLY
+    rounds: int | None = None
+    epochs: float | None = None
+    sampling_rate: float = 1.0
+    clip: float = 1.0
+    learning_rate: float = 0.5
+    averaging: float = 0.0
+    expected_records: float | None = None
 
     def plan(self, federation: Federation) -> Schedule:
         """Return rounds, noise and cost of a fit on this federation, before anything is spent. Costs nothing.
 
-        Where the records are still to be counted, the schedule leaves room for that.
+        Where the records are still to be counted, the schedule leaves room for that, and does not know what the noise
+        is against.
+
+        Raises:
+            UsageError: as `fit` would, before it asks anybody.
         """
         settings, program = self._checked(federation)
         query = GradientSum(install(program), program.parameters(), settings.clip)
-        return self._schedule(federation, settings, query, settings.rounds, to_count=settings.expected_records is None)
+        return self._schedule(federation, settings, query, settings.rounds, records=settings.expected_records)
 
     def fit(self, federation: Federation, y: None = None, *, resume_from: TrainingState | None = None) -> Self:
         """Train on the federation's records and return the estimator.
@@ -170,22 +134,34 @@ class FederatedSGD(FittedNetwork):
             DataError, FederationError: see `Federation.release`. The callbacks have seen the last state.
         """
         settings, program = self._checked(federation)
-        fresh = self._fresh(settings, program, federation)
-        state = fresh if resume_from is None else going_on(resume_from, fresh)
+        state = self._state(
+            program,
+            federation,
+            settings=settings.public(),
+            rounds=settings.rounds,
+            arrays={"velocity": np.zeros(program.n_parameters)},
+            earlier=resume_from,
+        )
         left = settings.rounds - state.round
         if left < 1:
-            raise UsageError(f"all {settings.rounds} rounds are done: ask for more of them")
+            raise UsageError(
+                f"all {settings.rounds} rounds of the run are done, and a run keeps the number it began with: its model"
+                " is in the state; for more rounds fit anew, from that model"
+            )
         per_sample(state.program)  # refuses a model without gradients per sample before anything is spent
         query = GradientSum(state.program, state.parameters, settings.clip)
         if "records" not in state.arrays:
-            self._schedule(federation, settings, query, left, to_count=settings.expected_records is None)
+            self._schedule(federation, settings, query, left, records=settings.expected_records)
             records = settings.expected_records or _counted(federation)
             state = replace(state, arrays={**state.arrays, "records": np.array(records)})
-        schedule = self._schedule(federation, settings, query, left, to_count=False)
+        schedule = self._schedule(federation, settings, query, left, records=float(state.arrays["records"]))
+        warn_if_drowned(
+            schedule, remedy="fewer parameters (layers that are fixed, a linear head), more records a round"
+        )
         state, reason = run_rounds(
             lambda now: _one_round(now, query, schedule, settings),
             state,
-            Callbacks(self.callbacks),
+            self._lookers_on(),
             interrupted=self._keep,
         )
         self._finish(program, state, reason)
@@ -201,45 +177,16 @@ class FederatedSGD(FittedNetwork):
 
     def _checked(self, federation: Federation) -> tuple[_Settings, TorchProgram]:
         """Return the checked arguments and the program, refusing what cannot be trained here."""
-        if not isinstance(federation, Federation):
-            raise UsageError(
-                f"fit takes a federation, such as privfed.LocalFederation, not {type(federation).__name__}"
-            )
         settings = _Settings.of(self)
-        check_budget_for(federation, settings.sampling.rate, settings.noise_multiplier)
-        refuse_unsuitable(self.model, per_sample=True)
-        program = program_for(
-            federation,
-            self.model,
-            self.loss,
-            feature_shape=self.feature_shape,
-            n_targets=self.n_targets,
-            dtype=self.dtype,
-            device=self.device,
-            class_targets=self.class_targets,
-        )
-        return settings, program
-
-    def _fresh(self, settings: _Settings, program: TorchProgram, federation: Federation) -> TrainingState:
-        """Return the state before the first round."""
-        parameters = program.parameters()
-        return TrainingState(
-            learner=type(self).__name__,
-            settings={**settings.public(), "run": secrets.token_hex(8)},
-            program=install(program),
-            seed=draw_seed(self.random_state),
-            round=0,
-            rounds=settings.rounds,
-            parameters=parameters,
-            arrays={"velocity": np.zeros_like(parameters)},
-            model=program,
-            federation=federation,
-        )
+        if isinstance(federation, Federation):
+            check_budget_for(federation, settings.sampling.rate, settings.noise_multiplier)
+        return settings, self._program(federation, per_sample=True)[1]
 
     def _schedule(
-        self, federation: Federation, settings: _Settings, query: GradientSum, rounds: int, *, to_count: bool
+        self, federation: Federation, settings: _Settings, query: GradientSum, rounds: int, *, records: float | None
     ) -> Schedule:
-        reserved = Callbacks(self.callbacks).budget_share(rounds) + (COUNT_SHARE if to_count else 0.0)
+        """Return the schedule; where the number of records is None, there is room for counting them."""
+        reserved = self._lookers_on().budget_share(rounds) + (COUNT_SHARE if records is None else 0.0)
         return schedule_of(
             federation,
             query,
@@ -248,6 +195,7 @@ class FederatedSGD(FittedNetwork):
             noise_multiplier=settings.noise_multiplier,
             share=settings.share,
             reserved=reserved,
+            divisor=None if records is None else settings.sampling.rate * records,
         )
 
 

@@ -1,13 +1,17 @@
-"""What a schedule of equal rounds costs a budget, and the least noise with which all of them fit."""
+"""What equal rounds cost a budget, the least noise with which all of them fit, and what that noise is against.
+
+Advice before anything is spent: a sum over many parameters carries noise in each of them, a clip bounds the length of
+all together. Which of the two is longer decides whether a network learns.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final, TypedDict
 
-from privfed.errors import UsageError
+from privfed.errors import UsageError, warn_caller
 from privfed.federation.release import Federation
 from privfed.learners.neural.running import LEAST_SHARE, nothing_left
 from privfed.plan import Plan
@@ -18,9 +22,11 @@ from privfed_accounting.calibration import least_multiplier
 from privfed_accounting.filters import exceeded, spent_share
 from privfed_accounting.fixed_schedule import schedule_bounds
 
-__all__ = ["Payment", "Schedule", "check_budget_for", "schedule_of"]
+__all__ = ["DROWNED", "Payment", "Schedule", "check_budget_for", "fixed_schedule", "schedule_of", "warn_if_drowned"]
 
 PRECISION: Final = 1e-7  # of the noise multiplier, on the safe side
+VIEWS: Final = ("released", "server", "client", "unmasked")  # for which releases name an epsilon
+DROWNED: Final = 0.5  # noise of all rounds over what they can move a model by: docs/neural-networks.md has the runs
 _Planner = Callable[..., Plan]
 
 
@@ -45,6 +51,11 @@ class Schedule:
         tight_epsilon: what they cost if all was fixed in advance, by privacy loss distributions; None where unknown.
         delta, view: of the budget.
         payment: what each release is told.
+        epsilons: view -> what these rounds cost in it; views without privacy are left out.
+        n_coordinates: length of the vector that a round sums for the model.
+        noise_ratio: length of the noise of a round's mean over the longest mean that there can be, the clip:
+            `sqrt(n_coordinates) * standard deviation / clip`. None without noise, and where the number to divide by is
+            not known yet.
     """
 
     rounds: int
@@ -55,14 +66,26 @@ class Schedule:
     delta: float | None
     view: str | None
     payment: Payment
+    epsilons: Mapping[str, float] = field(default_factory=dict)
+    n_coordinates: int = 0
+    noise_ratio: float | None = None
+
+    @property
+    def drowning(self) -> float | None:
+        """Length of all rounds' noise together over that of all their means, if these are as long as they can be and
+        all of one direction: `noise_ratio / sqrt(rounds)`. Above `DROWNED` accuracy falls fast.
+        """  # fmt: skip
+        return None if self.noise_ratio is None else self.noise_ratio / math.sqrt(self.rounds)
 
     def __str__(self) -> str:
         if self.delta is None:
             return f"{self.rounds} rounds without noise"
         tight = "" if self.tight_epsilon is None else f" (tight: {self.tight_epsilon:.4g})"
+        noise = "of the federation's own choice" if self.noise_multiplier is None else f"{self.noise_multiplier:.4g}"
+        ratio = "" if self.noise_ratio is None else f"; a round's noise is {self.noise_ratio:.3g} times the clip"
         return (
-            f"{self.rounds} rounds at rate {self.sampling.rate:g} and noise {self.noise_multiplier:.4g}: epsilon"
-            f" {self.epsilon:.4g}{tight} at delta {self.delta:g} in view {self.view}"
+            f"{self.rounds} rounds at rate {self.sampling.rate:g} and noise {noise}: epsilon {self.epsilon:.4g}{tight}"
+            f" at delta {self.delta:g} in view {self.view}{ratio}"
         )
 
 
@@ -101,6 +124,7 @@ def schedule_of(
     noise_multiplier: float | None = None,
     share: float | None = None,
     reserved: float = 0.0,
+    divisor: float | None = None,
 ) -> Schedule:
     """Return the schedule of `rounds` equal releases of `query`. Costs nothing.
 
@@ -112,6 +136,7 @@ def schedule_of(
         noise_multiplier: to be kept; None for the least with which all rounds fit.
         share: part of the WHOLE budget that the rounds may cost; None for all that is left, less `reserved`.
         reserved: part of the whole budget to be left for others.
+        divisor: of the sums; None where it is not known yet.
 
     Raises:
         UsageError: the rounds do not fit, or no plan can be made; nothing was charged.
@@ -151,17 +176,83 @@ def schedule_of(
             f"{rounds} rounds with noise_multiplier={multiplier:g} cost epsilon {epsilon:.4g}, and {left:.3g} of the"
             f" budget of {budget} is left: more noise, fewer rounds, or noise_multiplier=None for the least that fits"
         )
-    total, one = cost(multiplier), entry(multiplier)
-    bounds = schedule_bounds([(one, None, rounds)], budget.view, budget.delta, two_sided=False)
-    return Schedule(
+    return fixed_schedule(
+        federation,
+        query,
         rounds=rounds,
         sampling=sampling,
-        noise_multiplier=multiplier,
-        epsilon=total.epsilon(budget.delta),
+        payment=Payment(noise_multiplier=multiplier),
+        block="gradient",
+        divisor=divisor,
+    )
+
+
+def fixed_schedule(
+    federation: Federation,
+    query: Query,
+    *,
+    rounds: int,
+    sampling: Sampling | None,
+    payment: Payment,
+    block: str,
+    divisor: float | None,
+) -> Schedule:
+    """Return what `rounds` releases of `query` at this price cost and carry. Costs nothing.
+
+    Args:
+        federation: whose budget pays.
+        query: of the layout that every round has.
+        rounds: >= 1.
+        sampling: of each round; None leaves it to the federation.
+        payment: what each release is told.
+        block: of the query that moves the model.
+        divisor: of its sums; None where it is not known yet.
+    """
+    scale = next(one.bound for one in query.blocks if one.name == block)
+    size = math.prod(next(one.shape for one in query.blocks if one.name == block))
+    budget, plan = federation.budget, getattr(federation, "plan", None)
+    chosen = Sampling.none() if sampling is None else sampling
+    if budget is None:
+        return Schedule(rounds, chosen, 0.0, math.inf, None, None, None, Payment(), n_coordinates=size)
+    if plan is None:
+        multiplier = payment.get("noise_multiplier")
+        return Schedule(rounds, chosen, multiplier, math.inf, None, budget.delta, str(budget.view), payment)
+    made: Plan = plan(query, **payment, sampling=sampling)
+    chosen = made.terms.sampling.sampling()
+    one = round_plan(made, run="", purpose="", query=query.kind, query_digest=bytes(32), noise_source="os")
+    times = chosen.participations(rounds)
+    found = {}
+    for view in dict.fromkeys((*VIEWS, str(budget.view))):
+        epsilon = Total.of([one.charge(view)]).times(times).epsilon(budget.delta)
+        if math.isfinite(epsilon):
+            found[view] = epsilon
+    bounds = schedule_bounds([(one, None, times)], budget.view, budget.delta, two_sided=False)
+    std = query.layout.noise_std(made.noise_std(made.terms.guaranteed))[block]
+    return Schedule(
+        rounds=rounds,
+        sampling=chosen,
+        noise_multiplier=made.terms.noise_multiplier,
+        epsilon=found.get(str(budget.view), math.inf),
         tight_epsilon=None if bounds is None else bounds.upper,
         delta=budget.delta,
         view=str(budget.view),
-        payment=Payment(noise_multiplier=multiplier),
+        payment=payment,
+        epsilons=found,
+        n_coordinates=size,
+        noise_ratio=None if divisor is None else math.sqrt(size) * std / (divisor * scale),
+    )
+
+
+def warn_if_drowned(schedule: Schedule, *, remedy: str) -> None:
+    """Say so, before anything is spent, where noise leaves a network next to nothing to learn from."""
+    drowning = schedule.drowning
+    if drowning is None or schedule.noise_ratio is None or drowning <= DROWNED:
+        return
+    warn_caller(
+        f"noise will drown what the model could learn: over {schedule.rounds} rounds of {schedule.n_coordinates}"
+        f" coordinates it is {drowning:.3g} times as long as the furthest that clipped updates can move the model, and"
+        f" beyond {DROWNED:g} accuracy falls fast. Use {remedy}, or a larger epsilon; plan(federation) tells the noise"
+        " beforehand, at no cost"
     )
 
 
