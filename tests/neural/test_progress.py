@@ -16,6 +16,9 @@ from privfed.statistics.hold_out import HoldOut
 from privfed_accounting import Sampling
 from tests.neural.test_early_stopping import model, silos
 
+# The federations are tiny: what they pay for is looked at, not what is learnt.
+pytestmark = pytest.mark.filterwarnings("ignore:noise will drown")
+
 torch = pytest.importorskip("torch")
 
 

@@ -215,10 +215,6 @@ class Callbacks:
             given = (callbacks,)
         self._callbacks = [_as_callback(one) for one in given]
 
-    def followed_by(self, last: Callback) -> Callbacks:
-        """Return these and another one behind them."""
-        return Callbacks((*self._callbacks, last))
-
     def budget_share(self, rounds: int) -> float:
         """Return the part of the whole budget that all of them want.
 
