@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from privfed.errors import UsageError
 from privfed.federation.release import Federation
-from privfed.learners.neural.evaluation.evaluation import Measured, evaluate
+from privfed.learners.neural.evaluation.evaluation import Measured, check_evaluation, evaluate
+from privfed.learners.neural.evaluation.scores import task_of
 from privfed.learners.neural.losses import LossLike
+from privfed.learners.neural.program import TorchProgram
+from privfed.learners.neural.running import program_for
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Comparison", "ModelFigures", "compare_models"]
+__all__ = ["Comparison", "ModelFigures", "check_comparison", "compare_models"]
 
 DECIDED = 2.0  # standard errors between two models before one is called better
 
@@ -140,6 +143,7 @@ def compare_models(
     loss: LossLike = "cross_entropy",
     share: float | None = None,
     held_out: bool = False,
+    largest_loss: float | None = None,
 ) -> Comparison:
     """Evaluate models on the same rows by protected sums.
 
@@ -149,16 +153,26 @@ def compare_models(
         loss: as for `evaluate`.
         share: part of the WHOLE budget for all of them together; needed under a budget.
         held_out: whether the rows were kept from training; for the record.
+        largest_loss: to which each row's loss is cut, see `evaluate`; needed under a budget where models give numbers.
 
     Raises:
-        UsageError: fewer than two models, or one that cannot be evaluated; see `evaluate`.
+        UsageError: fewer than two models, or one that cannot be evaluated; see `evaluate`. Nothing was asked of
+            anybody.
         BudgetExhausted, FederationError, DataError: see `Federation.release`.
     """
     if len(models) < 2:
         raise UsageError(f"{len(models)} model(s) to compare, expected at least 2")
     figures, part = [], None if share is None or federation.budget is None else share / len(models)
-    for name, model in models.items():
-        found = evaluate(federation, model, loss=loss, metrics=_metrics(loss), share=part, purpose=f"compare: {name}")
+    programs = check_comparison(federation, models, loss=loss, share=part, largest_loss=largest_loss)
+    for name, program in programs.items():
+        found = evaluate(
+            federation,
+            program,
+            metrics=_metrics(program),
+            share=part,
+            largest_loss=largest_loss,
+            purpose=f"compare: {name}",
+        )
         if found.loss is None:
             raise UsageError(f"the evaluation of {name!r} gave no loss")
         sampling = 0.0
@@ -175,12 +189,32 @@ def compare_models(
     )
 
 
-def _metrics(loss: LossLike) -> tuple[str, ...]:
-    return (
-        ("loss",)
-        if loss == "mse" or type(loss).__name__ in ("MSELoss", "L1Loss", "HuberLoss")
-        else ("loss", "accuracy")
-    )
+def check_comparison(
+    federation: Federation,
+    models: Mapping[str, torch.nn.Module],
+    *,
+    loss: LossLike,
+    share: float | None,
+    largest_loss: float | None,
+) -> dict[str, TorchProgram]:
+    """Return the models on the federation's rows, refusing what cannot be evaluated; nobody is asked.
+
+    Args:
+        federation, models, loss, largest_loss: see `compare_models`.
+        share: part of the WHOLE budget for each.
+
+    Raises:
+        UsageError: see `evaluate`.
+    """
+    programs = {name: program_for(federation, model, loss) for name, model in models.items()}
+    for program in programs.values():
+        metrics = _metrics(program)
+        check_evaluation(federation, program, metrics=metrics, share=share, largest_loss=largest_loss)
+    return programs
+
+
+def _metrics(program: TorchProgram) -> tuple[str, ...]:
+    return ("loss",) if task_of(program) == "numbers" else ("loss", "accuracy")
 
 
 def _plain(value: float) -> float | None:

@@ -15,7 +15,7 @@ from privfed.learners.neural.fitted_network import FittedNetwork
 from privfed.learners.neural.losses import LossLike
 from privfed.learners.neural.program import TorchProgram
 from privfed.statistics.hold_out import HoldOut
-from privfed.transfer.check import Comparison, compare_models
+from privfed.transfer.check import Comparison, check_comparison, compare_models
 from privfed.transfer.fine_tuning_plan import Learner, Mode, Plan
 from privfed.transfer.fine_tuning_run import Run
 from privfed.transfer.provenance import mark_home_rows
@@ -56,6 +56,8 @@ class FineTuning(FittedNetwork):
         compare_with: "source" (as it is) and "scratch" (the same schedule from a random start), or one of them, or
             none: what the tuned model is held against afterwards, by protected sums over rows held out.
         check_share: part of the WHOLE budget for that comparison.
+        largest_loss: to which it cuts each row's loss, see `evaluate`; needed under a budget where the model gives
+            numbers.
         hold_out: fraction of rows, or a `HoldOut`: kept from training, for the comparison; None compares on the
             training rows, which flatters whatever was trained on them.
         callbacks: handed to the learner; in every stage rounds are counted from 1.
@@ -114,6 +116,7 @@ class FineTuning(FittedNetwork):
         share: float | None = None,
         compare_with: Sequence[str] = (),
         check_share: float = 0.05,
+        largest_loss: float | None = None,
         hold_out: HoldOut | float | None = None,
         callbacks: Any = None,
         random_state: int | None = None,
@@ -138,6 +141,7 @@ class FineTuning(FittedNetwork):
         self.share = share
         self.compare_with = compare_with
         self.check_share = check_share
+        self.largest_loss = largest_loss
         self.hold_out = hold_out
         self.callbacks = callbacks
         self.random_state = random_state
@@ -162,6 +166,11 @@ class FineTuning(FittedNetwork):
         plan = Plan.of(self, federation)
         hold_out = HoldOut.of(self.hold_out)
         view: Federation = federation if hold_out is None else hold_out.training(federation)
+        held: Federation = federation if hold_out is None else hold_out.evaluation(federation)
+        if plan.references:  # refused now, not when training is paid for
+            share = self.check_share / (1 + len(plan.references)) if plan.private else None
+            sources = {"source": self.source}
+            check_comparison(held, sources, loss=self.loss, share=share, largest_loss=self.largest_loss)
         run = Run(self, plan, view)
         tuned, source = copy.deepcopy(self.source), self.source
         for cycle in range(plan.cycles):
@@ -186,7 +195,7 @@ class FineTuning(FittedNetwork):
         self.n_rounds_ = len(self.history_)
         self.feature_shape_ = last.program_.feature_shape
         self.n_features_in_ = math.prod(self.feature_shape_)
-        self._compare(plan, federation if hold_out is None else hold_out.evaluation(federation))
+        self._compare(plan, held)
         return self
 
     def personal_model(self, memory: MutableMapping[str, npt.NDArray[Any]]) -> torch.nn.Module:
@@ -230,5 +239,6 @@ class FineTuning(FittedNetwork):
             loss=self.loss,
             share=self.check_share if plan.private else None,
             held_out=self.hold_out is not None,
+            largest_loss=self.largest_loss,
         )
         self.epsilon_ = dict(self.comparison_.epsilon)

@@ -68,13 +68,18 @@ class Plan:
         cycles = checked_integer("cycles", given.cycles, least=1)
         private = federation.budget is not None
         plan = cls(stages, cycles, head, personal, references, private, None)
-        return replace(plan, share=_share(given, federation, references, plan.rounds))
+        return replace(plan, share=_share(given, federation, plan))
 
     @property
     def rounds(self) -> int:
         """Rounds of everything that is trained."""
         once = sum(stage.rounds for stage in self.stages) * self.cycles
         return 2 * once if "scratch" in self.references else once
+
+    def watched(self, callbacks: Callbacks) -> float:
+        """Return what part of the whole budget callbacks ask for in all stages, each of which is a run of its own."""
+        once = sum(callbacks.budget_share(stage.rounds) for stage in self.stages) * self.cycles
+        return once + (callbacks.budget_share(self.rounds // 2) if "scratch" in self.references else 0.0)
 
 
 def _stages(given: FineTuning, rounds: int, head: tuple[str, ...]) -> tuple[Stage, ...]:
@@ -90,14 +95,14 @@ def _stages(given: FineTuning, rounds: int, head: tuple[str, ...]) -> tuple[Stag
     return (Stage(rounds),)
 
 
-def _share(given: FineTuning, federation: Federation, references: tuple[str, ...], rounds: int) -> float | None:
+def _share(given: FineTuning, federation: Federation, plan: Plan) -> float | None:
     """Return the part of the whole budget that all training may cost; None where nothing or something else says it."""
     if federation.budget is None or "noise_multiplier" in (given.training or {}):
         return None
-    checks = given.check_share if references else 0.0
-    if references and not 0.0 < checks < 1.0:
+    checks = given.check_share if plan.references else 0.0
+    if plan.references and not 0.0 < checks < 1.0:
         raise UsageError(f"check_share is {checks!r}, expected a fraction in (0, 1)")
-    left = federation.remaining_share - checks - Callbacks(given.callbacks).budget_share(rounds)
+    left = federation.remaining_share - checks - plan.watched(Callbacks(given.callbacks))
     share = left if given.share is None else given.share
     if given.learner == "sgd" and "expected_records" not in (given.training or {}):
         share -= COUNT_SHARE  # it counts the records first

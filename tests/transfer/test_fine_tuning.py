@@ -10,6 +10,8 @@ import pytest
 
 from privfed import Budget, LocalFederation
 from privfed.errors import DataError, UsageError
+from privfed.learners.neural.evaluation.early_stopping import EarlyStopping
+from privfed.statistics.hold_out import HoldOut
 from privfed.transfer import FineTuning, Stage, gradual_unfreezing, personalise
 from privfed.transfer.schedule import freeze_all_but, head_of, layers_of, strengths_of
 
@@ -390,3 +392,42 @@ class TestPersonalise:
     def test_what_cannot_be_tuned_is_refused(self, X, y, options, error, message) -> None:
         with pytest.raises(error, match=message):
             personalise(network(), X, y, **options)
+
+
+# --- the comparison is checked before training is paid for ------------------------------------------------------------
+
+
+def numbers(count: int = 4) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(X, X.sum(axis=1)) for X, _ in silos(count)]
+
+
+def test_a_comparison_of_models_of_numbers_is_cut_to_the_bound_that_is_given() -> None:
+    clients = federation(numbers(), budget=Budget(8.0, 1e-5), noise_seed=1)
+    source = nn.Linear(4, 1)
+    settings = {"rounds": 2, "learner": "sgd", "training": {"expected_records": 60}, "compare_with": "source"}
+    with pytest.raises(UsageError, match="largest_loss"):
+        FineTuning(source, "mse", hold_out=0.2, **settings).fit(clients)
+    assert clients.remaining_share == 1.0
+    tuned = FineTuning(source, "mse", hold_out=0.2, largest_loss=9.0, **settings).fit(clients)
+    figures = tuned.comparison_["source"]
+    assert 0.0 <= figures.loss.value <= 9.0
+    assert figures.accuracy is None
+
+
+def test_a_loss_of_ones_own_is_compared_by_what_the_model_gives() -> None:
+    def squares(outputs, targets):
+        return (outputs - targets).square().mean(dim=1)
+
+    tuned = FineTuning(nn.Linear(4, 1), squares, rounds=1, compare_with="source", random_state=0)
+    assert tuned.fit(federation(numbers())).comparison_["tuned"].accuracy is None
+
+
+@pytest.mark.filterwarnings("ignore:the evaluation after")
+def test_stages_that_end_with_an_evaluation_each_are_all_provided_for() -> None:
+    clients = federation(budget=Budget(8.0, 1e-5, unit="client"), noise_seed=1)
+    stages = [Stage(1)] * 4
+    stopper = EarlyStopping(every=3, share=0.1, patience=9)
+    tuned = FineTuning(network(), stages=stages, callbacks=stopper, random_state=0)
+    tuned.fit(HoldOut(0.3).training(clients))
+    assert len(tuned.history_) == 4
+    assert 0.0 <= clients.remaining_share < 1e-6
