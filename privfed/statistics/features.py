@@ -22,7 +22,7 @@ from privfed.query import Block, FloatArray, Query, frozen_array, require_modera
 from privfed.statistics.moments import svec
 from privfed.statistics.programs import installed
 
-__all__ = ["PARTS", "ExpectedPredictor", "FeatureMap", "SourceSums", "evaluated"]
+__all__ = ["PARTS", "ClassQuery", "ExpectedPredictor", "FeatureMap", "SourceSums", "evaluated"]
 
 PARTS: Final = ("cross", "gram", "third", "fourth", "table")
 FAILURES: Final = (Exception,)  # of a source on a row: whatever it raises, it must not tell that the row is there
@@ -117,17 +117,29 @@ def _one_hot(labels: FloatArray, n_classes: int) -> FloatArray:
     return np.asarray(labels[:, None] == np.arange(n_classes), dtype=np.float64)
 
 
-def _vet_classes(rows: FloatArray, n_classes: int) -> None:
-    labels = rows[:, -1]
-    if not ((labels >= 0) & (labels < n_classes) & (labels == np.floor(labels))).all():
-        raise DataError(
-            f"the last column holds numbers that are no classes: expected whole numbers from 0 to {n_classes - 1};"
-            " raise n_classes, or number the classes from 0"
-        )
+class ClassQuery(Query):
+    """Base of queries about rows of `n_inputs` inputs and, behind them, a class: a whole number below `n_classes`."""
+
+    n_inputs: int
+    n_classes: int
+
+    @property
+    def n_features(self) -> int:
+        """Inputs, and the class."""
+        return self.n_inputs + 1
+
+    def vet(self, data: FloatArray) -> None:
+        """Refuse rows whose class is none; see `Query.vet`."""
+        labels = data[:, -1]
+        if not ((labels >= 0) & (labels < self.n_classes) & (labels == np.floor(labels))).all():
+            raise DataError(
+                "the last column holds numbers that are no classes: expected whole numbers from 0 to"
+                f" {self.n_classes - 1}; raise n_classes, or number the classes from 0"
+            )
 
 
 @dataclass(frozen=True, eq=False)
-class SourceSums(Query):
+class SourceSums(ClassQuery):
     """Second moments of several sources' features with each other and with the labels, in one vector.
 
     A row holds `n_inputs` inputs and its class, a whole number below `n_classes`, behind them; a row of another class
@@ -192,15 +204,6 @@ class SourceSums(Query):
                     blocks.append(Block(f"{part}_{k}", shape, limit, math.sqrt(math.prod(shape))))
         return tuple(blocks)
 
-    @property
-    def n_features(self) -> int:
-        """Inputs, and the class."""
-        return self.n_inputs + 1
-
-    def vet(self, data: FloatArray) -> None:
-        """Refuse rows whose class is none; see `Query.vet`."""
-        _vet_classes(data, self.n_classes)
-
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
         """Return the sums."""
         sources = list(_sources(self))
@@ -219,7 +222,7 @@ class SourceSums(Query):
 
 
 @dataclass(frozen=True, eq=False)
-class ExpectedPredictor(Query):
+class ExpectedPredictor(ClassQuery):
     """How likely the labels are under predictors made of sources' label distributions: block `likelihood` `(sources,)`.
 
     Source k predicts class c of a row with probability `sum_z predictors_k[c, z] q(z)`. A row adds the logarithm of
@@ -269,15 +272,6 @@ class ExpectedPredictor(Query):
     def blocks(self) -> tuple[Block, ...]:
         """One number per source."""
         return (Block("likelihood", (len(self.programs),), self.range / 2 * math.sqrt(len(self.programs))),)
-
-    @property
-    def n_features(self) -> int:
-        """Inputs, and the class."""
-        return self.n_inputs + 1
-
-    def vet(self, data: FloatArray) -> None:
-        """Refuse rows whose class is none; see `Query.vet`."""
-        _vet_classes(data, self.n_classes)
 
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
         """Return the sums of the shifted logarithms."""

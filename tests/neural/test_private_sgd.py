@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from privfed import Budget, BudgetExhausted, Count, LocalFederation, Sampling, UsageError
+from privfed import Budget, BudgetExhausted, Count, DataError, LocalFederation, Sampling, UsageError
 from privfed.learners.neural.per_sample.gradients import GradientSum
 from privfed.learners.neural.private_sgd.learner import FederatedSGD
 from privfed.learners.neural.program import TorchProgram
@@ -345,10 +345,14 @@ def test_a_budget_that_is_spent_is_named_as_such() -> None:
     assert len(guarded.ledger.rounds()) == spent
 
 
-def test_classes_that_the_model_does_not_have_are_pointed_out_where_no_noise_hides_it() -> None:
+def test_classes_that_the_model_does_not_have_are_refused_where_nothing_is_protected_and_add_nothing_else() -> None:
     clients = [(X, y + 3) for X, y in silos()]
-    with pytest.warns(UserWarning, match="no record gave a gradient.*Number classes from 0"):
+    with pytest.raises(DataError, match="no classes of this model: expected whole numbers from 0 to"):
         learner(rounds=1).fit(LocalFederation(clients, mode="trusted", max_records=100))
+    odd = [silos()[0], *clients[1:]]
+    guarded = LocalFederation(odd, budget=Budget(2.0, 1e-5), mode="trusted", max_records=100, noise_seed=1)
+    with pytest.warns(UserWarning, match="no classes of this model.*under a budget such rows count for nothing"):
+        assert learner(rounds=1).fit(guarded).n_rounds_ == 1
 
 
 @pytest.mark.parametrize("targets", [["0", "1"], [0, 1, 2]])

@@ -83,6 +83,10 @@ class GradientSum(Query):
         program = installed(self.program, of=TorchProgram)
         return program.n_features + program.n_targets
 
+    def vet(self, data: FloatArray) -> None:
+        """Refuse targets that are no classes of the model; see `Query.vet`."""
+        installed(self.program, of=TorchProgram).check_rows(data)
+
     def contribution(self, data: FloatArray) -> Mapping[str, FloatArray]:
         """Return the sum of the rows' clipped gradients."""
         return {"gradient": per_sample(self.program).clipped_sum(data, self.parameters, self.clip)}
