@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed.errors import DataError, UsageError
+from privfed.mechanism.mapped import parts
 from privfed.mechanism.sensitivity import ROW_ERROR
 
 __all__ = [
@@ -224,7 +225,7 @@ class Query(ABC):
             raise DataError(f"the data have {data.ndim} dimensions, expected 2: rows and features")
         if self.n_features is not None and data.shape[1] != self.n_features:
             raise DataError(f"the data have {data.shape[1]} features, query {self.kind!r} expects {self.n_features}")
-        if not scanned and not np.abs(data).max(initial=0.0) <= LARGEST_VALUE:
+        if not scanned and not all(np.abs(part).max(initial=0.0) <= LARGEST_VALUE for part in parts(data)):
             raise DataError(
                 "the data hold NaN, infinity or values beyond 1e100: impute, drop or rescale those rows first"
             )

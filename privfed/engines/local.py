@@ -46,6 +46,7 @@ class LocalFederation(FederationBase):
     Args:
         clients: one entry per client: array `(rows, features)`, data frame, pair `(X, y)` of features and targets, or a
             callable that loads any of these, called once or twice per release; a dict gives the clients their names.
+            Rows of a read-only memory-mapped file (`numpy.load(path, mmap_mode="r")`) are read from it in each release.
         budget: `Budget(epsilon, delta, unit, view)`; None releases sums without noise.
         ledger: path of the SQLite ledger, URL of a database (`sqlite:///path`, `postgresql+psycopg://user@host/name`),
             an open `Ledger`, or None for one in memory. An existing ledger of the same budget goes on from what it has
@@ -164,10 +165,10 @@ class LocalFederation(FederationBase):
 
     def _check_rows(self, sources: Iterable[Source], max_records: int, unit: str | None) -> None:
         for source in sources:
-            if source.in_memory and len(source.load()) > max_records:
+            if source.n_rows is not None and source.n_rows > max_records:
                 also = "; records_per_client says how much one client may weigh" if unit == "client" else ""
                 raise DataError(
-                    f"client {source.name!r} has {len(source.load())} rows: raise max_records, now {max_records}{also}",
+                    f"client {source.name!r} has {source.n_rows} rows: raise max_records, now {max_records}{also}",
                     client=source.name,
                 )
 

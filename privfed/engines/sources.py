@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from privfed.errors import DataError, UsageError
+from privfed.mechanism.mapped import is_mapped, parts
 from privfed.query import LARGEST_VALUE, FloatArray
 
 __all__ = ["Columns", "Source", "named_sources", "needs_detach"]
@@ -80,6 +81,9 @@ class Source:
     callable loads may have no rows: whether a client's last record is there is then protected like any other. Who takes
     part in a federation is not.
 
+    Float64 rows in C order of a file that is mapped read-only (`numpy.load(path, mmap_mode="r")`) stay in the file, and
+    are checked at each release: leave the file alone during one.
+
     Args:
         name: the client's name, for errors.
         data: array-like of shape `(rows, features)`; a frame with `columns` and `to_numpy`; a pair `(X, y)` of features
@@ -95,9 +99,9 @@ class Source:
         self._rows = None if callable(data) else self._checked(data)
 
     @property
-    def in_memory(self) -> bool:
-        """Whether the rows are held here, rather than loaded at each release."""
-        return self._rows is not None
+    def n_rows(self) -> int | None:
+        """Number of rows; None of a callable, which may load others at each release."""
+        return None if self._rows is None else len(self._rows)
 
     def load(self) -> FloatArray:
         """Return the rows, float64 of shape `(rows, features)`, at most 1e100 in absolute value.
@@ -106,6 +110,8 @@ class Source:
             DataError: what was given or loaded cannot be used; names the client, and no value of a row.
         """
         if self._rows is not None:
+            if is_mapped(self._rows):
+                self._check_values(self._rows)  # others may have written to the file
             return self._rows
         if self._loader is None:
             raise self._error("there are no data")
@@ -154,8 +160,8 @@ class Source:
         return rows
 
     def _check_values(self, array: FloatArray) -> None:
-        if not np.abs(array).max(initial=0.0) <= LARGEST_VALUE:
-            bad = int((~(np.abs(array) <= LARGEST_VALUE)).any(axis=1).sum())
+        if not all(np.abs(part).max(initial=0.0) <= LARGEST_VALUE for part in parts(array)):
+            bad = sum(int((~(np.abs(part) <= LARGEST_VALUE)).any(axis=1).sum()) for part in parts(array))
             raise self._error(
                 f"{bad} row(s) hold NaN, infinity or values beyond 1e100: impute, drop or rescale them first"
             )
@@ -172,6 +178,8 @@ class Source:
             raise self._error("the data are no rectangle of numbers: give every row the same length") from None
         if found.dtype.kind in "cmMSUV":
             raise self._error(f"the data have dtype {found.dtype}, expected real numbers: encode them as numbers first")
+        if found.dtype == np.float64 and found.flags.c_contiguous and found.flags.aligned and is_mapped(found):
+            return found
         try:
             return np.array(found, dtype=np.float64, order="C")
         except (TypeError, ValueError):

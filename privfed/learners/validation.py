@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed.errors import UsageError
+from privfed.mechanism.mapped import parts
 from privfed.query import FloatArray
-from privfed.statistics.mapped import parts
 
 __all__ = ["NotNumbersError", "as_rows", "check_feature_names", "feature_names"]
 

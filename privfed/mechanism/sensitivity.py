@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed.errors import UsageError
+from privfed.mechanism.mapped import slices
 
 __all__ = [
     "MAX_CHUNK",
@@ -200,10 +201,10 @@ def chunked_sum(
     """Sum a statistic over rows, chunk by chunk: the one summation scheme that `record_terms` bounds.
 
     Args:
-        function: from rows, shape (m, features) with 0 <= m <= chunk, to named sums over those rows; the names and
-        shapes
-            are always the same. Inside, any order of summation is allowed (matrix products included).
-        rows: shape (n, features); n = 0 is allowed and calls the function once with no rows.
+        function: from rows, shape (m, features) with 0 <= m <= chunk, to named sums over those rows; the names
+            and shapes are always the same. Inside, any order of summation is allowed (matrix products included).
+        rows: shape (n, features); n = 0 is allowed and calls the function once with no rows. Rows of a memory-mapped
+            file leave memory as they are done with.
         chunk: rows at a time, in [64, 4096].
 
     Returns:
@@ -218,16 +219,14 @@ def chunked_sum(
     if not MIN_CHUNK <= chunk <= MAX_CHUNK:
         raise UsageError(f"chunk is {chunk}, expected {MIN_CHUNK} to {MAX_CHUNK}: the error bound holds for those")
     totals: dict[str, npt.NDArray[np.float64]] = {}
-    for start in range(0, max(len(rows), 1), chunk):
-        part = {
-            name: np.asarray(value, dtype=np.float64) for name, value in function(rows[start : start + chunk]).items()
-        }
-        if start == 0:
+    for number, taken in enumerate(slices(rows, chunk)):
+        part = {name: np.asarray(value, dtype=np.float64) for name, value in function(taken).items()}
+        if number == 0:
             totals = {name: value.copy() for name, value in part.items()}
             continue
         shapes = {name: value.shape for name, value in part.items()}
         if shapes != {name: value.shape for name, value in totals.items()}:
-            raise UsageError(f"the function gave {shapes} for rows {start} onwards, unlike its first chunk")
+            raise UsageError(f"the function gave {shapes} for rows {number * chunk} onwards, unlike its first chunk")
         for name, value in part.items():
             totals[name] += value
     return totals

@@ -15,8 +15,8 @@ from typing import Final
 
 import numpy as np
 
+from privfed.mechanism.mapped import is_mapped, parts
 from privfed.query import FloatArray
-from privfed.statistics.mapped import is_mapped, parts
 from privfed.statistics.mixture_estep import MixtureSums, choose_reference, e_step
 from privfed.statistics.mixture_model import CovarianceType, MixtureModel
 from privfed.statistics.moments import svec, unsvec

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from privfed.errors import UsageError
 from privfed.learners.base import Estimator, check_random_state
 from privfed.learners.validation import as_rows, check_feature_names
+from privfed.mechanism.mapped import by_parts
 from privfed.query import FloatArray
-from privfed.statistics.mapped import by_parts
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel, n_parameters
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from privfed.learners.mixture.em import model_from_responsibilities
 from privfed.learners.mixture.exact.fit import Algorithm
 from privfed.learners.mixture.initialise import RowsInit, initial_responsibilities
 from privfed.learners.mixture.parameters import Start
+from privfed.mechanism.mapped import is_mapped, parts
 from privfed.query import FloatArray
-from privfed.statistics.mapped import is_mapped, parts
 from privfed.statistics.mixture_model import CovarianceType, Generator, MixtureModel
 
 __all__ = ["check_algorithm_of_rows", "start_from_rows"]
