@@ -619,3 +619,37 @@ def test_leftovers_of_a_crash_do_no_harm(tmp_path) -> None:
     write_whole(path, b"whole")
     assert path.read_bytes() == b"whole"
     assert [one.name for one in tmp_path.iterdir()] == ["file.json"]
+
+
+# --- what is refused before anything is spent -------------------------------------------------------------------------
+
+
+def test_a_ledger_in_memory_is_refused_under_a_budget_and_before_it_is_charged(tmp_path) -> None:
+    silo = federation(budget=BUDGET)
+    with pytest.raises(UsageError, match=r"ledger is in memory.*run\.db"):
+        learner(Checkpoint(tmp_path / "run"), **PRIVATE).fit(silo)
+    assert not silo.ledger.rounds()
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_budget_a_ledger_in_memory_will_do(tmp_path) -> None:
+    learner(Checkpoint(tmp_path / "run"), rounds=1).fit(federation())
+    assert load_checkpoint(tmp_path / "run").state.round == 1
+
+
+@pytest.mark.parametrize("where", ["file", "file/run"])
+def test_a_file_in_the_place_of_the_directory_is_refused_before_anything_is_charged(tmp_path, where) -> None:
+    (tmp_path / "file").write_text("mine")
+    silo = federation(tmp_path / "ledger.db", budget=BUDGET)
+    with pytest.raises(UsageError, match="is no directory that can be written to"):
+        learner(Checkpoint(tmp_path / where), **PRIVATE).fit(silo)
+    assert not silo.ledger.rounds()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_directory_of_another_run_is_refused_before_records_are_counted(tmp_path) -> None:
+    stopped(tmp_path, private=False)
+    silo = federation(tmp_path / "other.db", budget=Budget(8.0, 1e-5))
+    with pytest.raises(UsageError, match="checkpoints of another run"):
+        FederatedSGD(model(), rounds=2, callbacks=Checkpoint(tmp_path / "run")).fit(silo)
+    assert not silo.ledger.rounds()

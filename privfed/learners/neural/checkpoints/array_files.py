@@ -12,7 +12,15 @@ import numpy.typing as npt
 
 from privfed.errors import UsageError, needs_extra
 
-__all__ = ["LARGEST_FILE", "OWNER_FILE", "decoded_arrays", "encoded_arrays", "no_step", "write_whole"]
+__all__ = [
+    "LARGEST_FILE",
+    "OWNER_FILE",
+    "decoded_arrays",
+    "encoded_arrays",
+    "no_step",
+    "require_safetensors",
+    "write_whole",
+]
 
 LARGEST_FILE: Final = 2**34  # bytes that are read into memory
 MARK: Final = "array:"  # before every name: safetensors keeps some to itself
@@ -59,6 +67,15 @@ def decoded_arrays(data: bytes) -> dict[str, npt.NDArray[Any]]:
     for array in arrays.values():
         array.setflags(write=False)
     return arrays
+
+
+def require_safetensors() -> None:
+    """Refuse to go on without safetensors.
+
+    Raises:
+        UsageError: naming the extra that brings it.
+    """
+    _safetensors()
 
 
 def write_whole(path: Path, data: bytes, on_step: Callable[[str], None] = no_step, *, owner_only: bool = False) -> None:

@@ -7,6 +7,7 @@ run goes on only from a checkpoint that was written by it, on the ledger that pa
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
@@ -16,7 +17,7 @@ import numpy as np
 
 from privfed.errors import UsageError, checked_integer, warn_caller
 from privfed.federation.release import Federation
-from privfed.learners.neural.checkpoints.array_files import encoded_arrays, no_step, write_whole
+from privfed.learners.neural.checkpoints.array_files import encoded_arrays, no_step, require_safetensors, write_whole
 from privfed.learners.neural.checkpoints.file import (
     PARAMETERS,
     CheckpointError,
@@ -68,8 +69,10 @@ class Checkpoint(Callback):
         A checkpoint is there whole or not at all, after a crash as well. `resume` accepts it only with the ledger that
         holds the charges of its rounds.
 
+    Under a budget the federation's ledger has to be one that stays, a file or a database: no run goes on without it.
+
     Raises:
-        UsageError: when a save is due, if safetensors is missing or the state cannot be written.
+        UsageError: at the start of a fit, see `check`; when a save is due, if the state cannot be written.
     """
 
     def __init__(
@@ -93,20 +96,47 @@ class Checkpoint(Callback):
         self._on_step = on_step
         self._unsaved: TrainingState | None = None
 
-    def on_train_begin(self, state: TrainingState) -> None:
-        """Make the directory, and refuse one that holds another run.
+    def check(self, state: TrainingState) -> None:
+        """Refuse, before anything is spent, checkpoints that could not be written, or that nobody could resume from.
 
         Raises:
-            UsageError: there are checkpoints of another run.
+            UsageError: safetensors is missing, the state names no federation, its budget is spent in a ledger that goes
+                with this process, the directory cannot be made, or it holds checkpoints of another run.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._unsaved = None
+        require_safetensors()
+        federation = state.federation
+        if federation is None:
+            raise UsageError("the state names no federation, whose ledger the checkpoint needs")
+        if federation.budget is not None and federation.ledger.location is None:
+            raise UsageError(
+                "the federation's ledger is in memory and goes with this process, and no run under a budget goes on"
+                ' without it: open the federation with a ledger that stays, such as ledger="run.db"'
+            )
+        there = next(path for path in (self.directory, *self.directory.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise UsageError(
+                f"checkpoints cannot be written to {self.directory}: {there} is no directory that can be written to;"
+                " give Checkpoint a directory of this run alone"
+            )
         found = checkpoints_in(self.directory)
         if found and load_checkpoint(found[-1]).run != run_name(state):
             raise UsageError(
                 f"{self.directory} holds checkpoints of another run: go on with it by resume(...), or give this run a"
                 " directory of its own"
             )
+
+    def on_train_begin(self, state: TrainingState) -> None:
+        """Make the directory.
+
+        Raises:
+            UsageError: see `check`.
+        """
+        self.check(state)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"checkpoints cannot be written to {self.directory}: {error}") from error
+        self._unsaved = None
 
     def on_round_end(self, state: TrainingState) -> Verdict | None:
         """Save the state if it is time."""
