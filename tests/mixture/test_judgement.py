@@ -11,7 +11,7 @@ from privfed.learners.mixture.private import judgement, overcomplete
 from privfed.learners.mixture.private.estimates import Estimate, Noise, RowCount
 from privfed.learners.mixture.private.frames import Box
 from privfed.learners.mixture.private.rounds import Run, Stage
-from privfed.learners.mixture.refit import refit, refits
+from privfed.learners.mixture.refit import _distinct, refit, refits
 from privfed.statistics.mixture_model import MixtureModel
 from tests.mixture.cases import random_model, rows_of
 
@@ -76,6 +76,13 @@ def test_other_optima_come_after_the_refit_and_are_others():
     assert max(scores) - min(scores) < 0.1
     for each in found[1:]:
         assert np.abs(np.sort(each.means[:, 0]) - np.sort(found[0].means[:, 0])).max() > 0.01
+
+
+def test_runs_that_ended_alike_count_as_one_optimum():
+    bounds = [-1.5, -1.0, -1.001, -1.0005, -1.2, -1.01, -1.3, -1.4]
+    runs = [(bound, -number, random_model("full", 2, 2, seed=number)) for number, bound in enumerate(bounds)]
+    kept = _distinct(runs)
+    assert [model.means[0, 0] for model in kept] == [runs[number][2].means[0, 0] for number in (1, 5, 4, 6, 7)]
 
 
 # --- how it is judged -------------------------------------------------------------------------------------------------
