@@ -355,6 +355,19 @@ def test_classes_that_the_model_does_not_have_are_refused_where_nothing_is_prote
         assert learner(rounds=1).fit(guarded).n_rounds_ == 1
 
 
+def test_a_fit_without_any_gradient_is_pointed_out_where_no_noise_hides_it() -> None:
+    class Mute(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return 0.0 * self.layer(inputs)
+
+    with pytest.warns(UserWarning, match="no record gave a gradient"):
+        FederatedSGD(Mute(), rounds=1).fit(federation())
+
+
 @pytest.mark.parametrize("targets", [["0", "1"], [0, 1, 2]])
 def test_targets_that_cannot_be_scored_are_refused(targets: list[object]) -> None:
     fitted = learner(rounds=1).fit(federation())

@@ -167,8 +167,8 @@ class FederatedSGD(NetworkLearner):
         self._finish(program, state, reason)
         if self.history_ and all(row["gradient_norm"] == row["noise_std"] == 0.0 for row in self.history_):
             warn_caller(
-                "no record gave a gradient, and the model is what it was: records whose class the model does not have,"
-                " or on which it fails, add zero. Number classes from 0, as many as the model has outputs"
+                "no record gave a gradient, and the model is what it was: records on which a model fails, or whose"
+                " gradient is not finite, add zero. Look for that in the model, its loss and the scale of the features"
             )
         self.schedule_, self.noise_multiplier_ = schedule, schedule.noise_multiplier
         self.expected_records_ = float(state.arrays["records"])
