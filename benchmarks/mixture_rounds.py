@@ -26,8 +26,9 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture as Peer
 
 from privfed import Budget, LocalFederation
-from privfed.learners.mixture import GaussianMixture, accelerate, online, parameter_average
+from privfed.learners.mixture import GaussianMixture
 from privfed.learners.mixture.em import expectation_maximization, model_from_responsibilities
+from privfed.learners.mixture.exact import accelerate, online, parameter_average
 from privfed.learners.mixture.initialise import initial_responsibilities
 from privfed.statistics.mixture_estep import client_statistics
 from privfed.statistics.mixture_model import MixtureModel
