@@ -134,8 +134,8 @@ class _Scorer:
         self.program = program
         record = public_rows(program, 1)
         values, row, target = self._values(), program.features(record * 0)[0], program.targets(record)[0]
-        self._graph = record_graph(lambda: _of_record(program), values, row, target)
-        self._block_graph = vmapped(self._graph, shared=1)
+        graph = record_graph(lambda: _of_record(program), values, row, target)
+        self._block_graph = vmapped(graph, shared=1)
         self.block = 0
         public: PublicRows = program.derived(PublicRows)
         rows, trouble = public.make(TRIED, wild=TRIED), ""
@@ -168,8 +168,6 @@ class _Scorer:
 
         values, features, targets = self._values(), self.program.features(rows), self.program.targets(rows)
         with torch.no_grad():
-            if self.block == 1:  # torch may not know how to batch an operation
-                return torch.stack([self._graph(values, features[0], targets[0])])
             found: torch.Tensor = self._block_graph(values, features, targets)
         return found
 

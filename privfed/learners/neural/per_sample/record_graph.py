@@ -63,10 +63,16 @@ def record_graph(make: Callable[[], Callable[..., Any]], *examples: Any) -> torc
 
 
 def vmapped(graph: torch.fx.GraphModule, *, shared: int) -> Callable[..., Any]:
-    """Return the graph over blocks of records: its first `shared` arguments are for all, the others one per record."""
+    """Return the graph over blocks of records: its first `shared` arguments are for all, the others one per record.
+
+    A block of one goes through the graph as it is: faster, and there are operations that torch cannot batch.
+    """
     import torch
 
     def over(*arguments: Any) -> Any:
+        if len(arguments[-1]) == 1:
+            found = graph(*arguments[:shared], *(one[0] for one in arguments[shared:]))
+            return found[None] if isinstance(found, torch.Tensor) else [part[None] for part in found]
         places = (None,) * shared + (0,) * (len(arguments) - shared)
         return torch.func.vmap(graph, in_dims=places, randomness="error")(*arguments)
 
