@@ -12,7 +12,7 @@ from privfed.errors import UsageError
 from privfed.mechanism.mapped import parts
 from privfed.query import FloatArray
 
-__all__ = ["NotNumbersError", "as_rows", "check_feature_names", "feature_names"]
+__all__ = ["NotNumbersError", "as_rows", "check_feature_names", "feature_names", "refuse_federation"]
 
 
 class NotNumbersError(UsageError, TypeError):
@@ -30,8 +30,9 @@ def as_rows(X: Any, *, estimator: str, min_samples: int = 1) -> FloatArray:
         min_samples: fewest rows.
 
     Raises:
-        UsageError: not two-dimensional, not real numbers, NaN or infinite, too few rows, no features.
+        UsageError: a federation, not two-dimensional, not real numbers, NaN or infinite, too few rows, no features.
     """
+    refuse_federation(X, estimator=estimator)
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
         raise NotNumbersError(
             "Sparse data was passed for X, but dense data is required. Use '.toarray()' to convert to a dense numpy "
@@ -72,6 +73,20 @@ def as_rows(X: Any, *, estimator: str, min_samples: int = 1) -> FloatArray:
             "impute them before fitting."
         )
     return rows
+
+
+def refuse_federation(X: object, *, estimator: str) -> None:
+    """Refuse a federation where rows are wanted.
+
+    Raises:
+        UsageError: saying what asks one.
+    """
+    if callable(getattr(X, "release", None)) and hasattr(X, "noise_std"):
+        raise UsageError(
+            f"{estimator} needs rows here, and a federation shows none. By protected sums over everybody's rows"
+            " privfed.learners.mixture.infer tells how a mixture does, privfed.learners.neural.evaluate how a network"
+            " does; else each client calls this on rows of its own"
+        )
 
 
 def feature_names(X: Any) -> npt.NDArray[np.object_] | None:

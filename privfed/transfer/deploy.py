@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
 
 from privfed.errors import UsageError, checked_integer, needs_extra
 from privfed.federation.release import Federation
@@ -94,7 +95,7 @@ def export(
         federation: whose ledger tells what was spent. Give it only for a model computed of its releases and of public
             numbers: one that was tuned further at a client is not protected by them. What `personalise` and
             `FineTuning.personal_model` return is marked, and refused here.
-        metrics: of JSON's kinds, such as `{"comparison": tuning.comparison_.as_dict()}`.
+        metrics: of JSON's kinds, such as `{"comparison": tuning.comparison_.as_dict()}`; numpy's numbers will do.
         feature_shape: of one row's features; needed for `program`.
         classes: names of the outputs.
         program: also write what `torch.export` makes of the model, with a free number of rows. TorchScript is not
@@ -249,27 +250,31 @@ def _traced(model: torch.nn.Module, feature_shape: tuple[int, ...]) -> bytes:
 
 
 def _plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metrics as JSON gives them back.
+    """Return metrics as JSON gives them back; numpy's numbers and arrays are numbers and lists there.
 
     Raises:
         UsageError: not of JSON's kinds, or numbers that are not finite.
     """
-    _refuse_odd_numbers("metrics", metrics)
+    plain = _plain_numbers("metrics", dict(metrics))
     try:
-        return msgspec.json.decode(msgspec.json.encode(dict(metrics)), type=dict[str, Any])
+        return msgspec.json.decode(msgspec.json.encode(plain), type=dict[str, Any])
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
-        raise UsageError(f"metrics are not plain JSON values: {error}") from None
+        raise UsageError(
+            f"metrics are not plain JSON values: {error}. Give numbers, text, None, lists and dicts, such as float(x)"
+        ) from None
 
 
-def _refuse_odd_numbers(place: str, value: Any) -> None:
+def _plain_numbers(place: str, value: Any) -> Any:
+    """Return a value with Python's numbers in the place of numpy's, refusing what is not finite."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{place} is {value}, which JSON cannot hold: write None and say why")
     if isinstance(value, Mapping):
-        for key, inner in value.items():
-            _refuse_odd_numbers(f"{place}.{key}", inner)
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            _refuse_odd_numbers(f"{place}.{index}", inner)
+        return {key: _plain_numbers(f"{place}.{key}", inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_numbers(f"{place}.{index}", inner) for index, inner in enumerate(value)]
+    return value
 
 
 def _write_folder(target: Path, content: Mapping[str, bytes]) -> None:
@@ -321,6 +326,11 @@ def _loaded(data: bytes, card: Card, folder: Path) -> dict[str, torch.Tensor]:
 
 def _filled(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
     """Return a copy of the module with these weights; names, types and shapes have to be its own."""
+    if not hasattr(model, "load_state_dict"):
+        raise UsageError(
+            f"model is {model!r:.200}, expected a torch module to load the weights into: call whatever builds it,"
+            " load_deployed(path, build())"
+        )
     filled: torch.nn.Module = copy.deepcopy(model)
     own = {name: (value.dtype, value.shape) for name, value in filled.state_dict().items()}
     given = {name: (value.dtype, value.shape) for name, value in tensors.items()}

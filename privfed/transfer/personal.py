@@ -62,6 +62,8 @@ def personalise(
     Sources: the prox to a shared model in personalisation: Li, Hu, Beirami and Smith 2021, Ditto, arXiv:2012.04221;
     Hanzely and Richtarik 2020, arXiv:2002.05516.
     """
+    if not hasattr(model, "state_dict"):
+        raise UsageError(f"model is a {type(model).__name__}, expected a torch module, such as a learner's model_")
     features, targets = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if features.ndim < 2 or not len(features) or len(targets) != len(features):
         raise DataError(

@@ -19,10 +19,12 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from privfed import LocalFederation
 from privfed.errors import UsageError
 from privfed.learners.base import ConvergenceWarning, NotFittedError
 from privfed.learners.mixture import GaussianMixture, RoundReport
 from privfed.learners.mixture.initialise import INIT_PARAMS
+from privfed.learners.mixture.parameters import check_bounds
 from tests.mixture.cases import TYPES, clusters
 
 FITTED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
@@ -335,3 +337,66 @@ def _environment() -> dict[str, str]:
     import os
 
     return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+# --- bounds, and federations in the place of rows ---------------------------------------------------------------------
+
+
+def test_bounds_cut_rows_at_hand_as_they_cut_those_of_a_federation():
+    X = clusters(300, 2, 2, seed=3)
+    low, high = np.quantile(X, 0.1, axis=0), np.quantile(X, 0.9, axis=0)
+    settings = {"n_components": 2, "random_state": 0, "means_init": X[:2], "tol": 1e-9, "max_iter": 500}
+    beyond = int((np.clip(X, low, high) != X).any(axis=1).sum())
+    with pytest.warns(UserWarning, match=f"{beyond} of 300 rows lie beyond bounds"):
+        here = GaussianMixture(bounds=(list(low), list(high)), **settings).fit(X)
+    cut = GaussianMixture(**settings).fit(np.clip(X, low, high))
+    np.testing.assert_array_equal(here.means_, cut.means_)
+    silos = LocalFederation([X[:150], X[150:]], mode="trusted")
+    there = GaussianMixture(bounds=(list(low), list(high)), **settings).fit(silos)
+    np.testing.assert_allclose(there.means_, here.means_, atol=1e-4)
+    np.testing.assert_array_equal(GaussianMixture(bounds=(-1e6, 1e6), **settings).fit(X).means_, fit_of(X, settings))
+
+
+def fit_of(X, settings):
+    return GaussianMixture(**settings).fit(X).means_
+
+
+@pytest.mark.parametrize(
+    ("bounds", "d"),
+    [
+        ([(-5, 5), (0, 20)], 2),
+        (((-5, 5), (0, 20)), 2),
+        ([[-5, 5], [0, 20]], 2),
+        (np.array([[-5, 5], [0, 20]]), 2),
+        ([(-5, 5), (0, 20), (1, 2)], 3),
+        (np.array([[-5.0, 5.0], [0, 20], [1, 2]]), 3),
+    ],
+)
+def test_a_pair_of_bounds_per_feature_is_never_taken_for_something_else(bounds, d):
+    with pytest.raises(
+        UsageError, match=r"one pair per feature.* Of pairs that is bounds=\(\[-5\.0, 0\.0.*\], \[5\.0, 20"
+    ):
+        check_bounds(bounds, d)
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        ([-5, 0], [5, 20]),
+        (np.array([-5, 0]), np.array([5, 20])),
+        [np.array([5, 0]), np.array([6, 20])],  # (5, 0) is no pair
+        [(0, 0), (16, 16)],
+    ],
+)
+def test_lows_and_highs_of_two_features_are_taken_as_such(bounds):
+    low, high = check_bounds(bounds, 2)
+    np.testing.assert_array_equal(low, bounds[0])
+    np.testing.assert_array_equal(high, bounds[1])
+
+
+@pytest.mark.parametrize("call", ["score", "predict", "score_samples", "personalise"])
+def test_a_federation_in_the_place_of_rows_is_sent_to_what_asks_one(call):
+    X = clusters(60, 2, 2, seed=3)
+    mixture = GaussianMixture(2, random_state=0).fit(X)
+    with pytest.raises(UsageError, match=r"a federation shows none.*infer"):
+        getattr(mixture, call)(LocalFederation([X[:30], X[30:]], mode="trusted"))

@@ -128,3 +128,13 @@ def test_a_copied_state_cannot_be_written_to() -> None:
     with pytest.raises(TypeError):
         again.arrays["control"] = np.zeros(2)
     assert not again.arrays["control"].flags.writeable
+
+
+def test_a_federation_in_the_place_of_rows_is_sent_to_evaluate() -> None:
+    federation = LocalFederation(clients(), mode="trusted")
+    learner = FederatedAveraging(model(), rounds=1, random_state=0).fit(federation)
+    for call in (learner.score, learner.predict):
+        with pytest.raises(UsageError, match=r"privfed\.learners\.neural\.evaluate"):
+            call(federation)
+    with pytest.raises(UsageError, match="give y"):
+        learner.score(clients()[0][0])

@@ -226,7 +226,9 @@ def test_weights_of_another_model_are_refused(folder: Path, model: nn.Module) ->
     ("options", "message"),
     [
         ({"metrics": {"a": [float("nan")]}}, r"metrics\.a\.0 is nan"),
-        ({"metrics": {"a": object()}}, "not plain JSON"),
+        ({"metrics": {"a": np.float32("inf")}}, r"metrics\.a is inf"),
+        ({"metrics": {"a": np.array([1.0, np.nan])}}, r"metrics\.a\.1 is nan"),
+        ({"metrics": {"a": object()}}, r"not plain JSON.*float\(x\)"),
         ({"data_sets": [{"name": "x"}]}, "described wrongly"),
         ({"program": True}, "give feature_shape="),
         ({"feature_shape": (0,)}, "a side of feature_shape is 0"),
@@ -236,6 +238,20 @@ def test_a_bad_export_leaves_nothing_behind(tmp_path: Path, options: dict, messa
     with pytest.raises(UsageError, match=message):
         exported(tmp_path / "m", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_of_numpy_are_numbers_of_a_card(tmp_path: Path) -> None:
+    metrics = {"a": np.float32(0.5), "b": {"c": [np.float64(0.25), np.int64(3)]}, "d": np.eye(2), "e": np.True_}
+    found = exported(tmp_path / "m", metrics=metrics).card.metrics
+    assert found == {"a": 0.5, "b": {"c": [0.25, 3]}, "d": [[1.0, 0.0], [0.0, 1.0]], "e": True}
+
+
+def test_what_builds_a_model_is_no_model(tmp_path: Path) -> None:
+    exported(tmp_path / "m")
+    with pytest.raises(UsageError, match=r"load_deployed\(path, build\(\)\)"):
+        load_deployed(tmp_path / "m", network)
+    with pytest.raises(UsageError, match="expected a torch module, such as a learner's model_"):
+        personalise(FineTuning(network()), np.eye(4), np.zeros(4))
 
 
 def test_weights_that_are_of_no_use_are_not_exported(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from privfed.learners.mixture.parameters import (
     check_start,
     refuse_targets,
     required_bounds,
+    rows_within,
 )
 from privfed.learners.mixture.persistence import Persistence
 from privfed.learners.mixture.private.planning import Choice
@@ -74,8 +75,10 @@ class GaussianMixture(Personal, Persistence):
             a model of rows that nobody protected would travel to every client.
         verbose: 0 is silent, 1 prints steps, 2 prints likelihoods and times, to standard output.
         verbose_interval: steps between prints.
-        bounds: federation under a budget: public `(low, high)`, numbers or one per feature, that rows are clipped to.
-            Bounds looked up in the data would leak them.
+        bounds: public `(low, high)` that rows are cut to, numbers or vectors of one per feature, such as
+            `([0, 18], [1, 99])`; needed for a federation under a budget. Without one, and on rows at hand, rows are cut
+            likewise where bounds are given; on rows at hand a warning says how many. Bounds looked up in the data would
+            leak them.
         rounds: federation: most rounds of the main stage; None is the recipe's (16 under a budget, else `max_iter`).
         share: federation under a budget: part of the whole budget (of its mu^2) to spend; None spends what remains.
         callback: called with a `RoundReport` after every round or EM step.
@@ -209,6 +212,8 @@ class GaussianMixture(Personal, Persistence):
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = "
                 f"{len(rows)}. Lower n_components or bring more rows."
             )
+        if self.bounds is not None:
+            rows = rows_within(rows, check_bounds(self.bounds, rows.shape[1]))
         start = self._checked_start(rows.shape[1])
         warm = self._warm_model(rows.shape[1])
         random = check_random_state(self.random_state)

@@ -9,10 +9,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from privfed.errors import UsageError
+from privfed.errors import UsageError, warn_caller
 from privfed.federation.release import Federation
 from privfed.learners.base import check_random_state
 from privfed.learners.mixture.initialise import FEDERATED_INIT, INIT_PARAMS
+from privfed.mechanism.mapped import parts
 from privfed.query import FloatArray
 from privfed.statistics.mixture_model import COVARIANCE_TYPES, CovarianceType, covariance_shape
 
@@ -24,6 +25,7 @@ __all__ = [
     "check_start",
     "refuse_targets",
     "required_bounds",
+    "rows_within",
 ]
 
 LEAST_SHARE: Final = 1e-4  # of a budget: what rounding leaves behind is no budget
@@ -179,9 +181,18 @@ def check_bounds(bounds: object, n_features: int) -> tuple[FloatArray, FloatArra
     """Return public bounds as two vectors of shape (d,).
 
     Args:
-        bounds: `(low, high)`, each a number for all features or one per feature, in the units of the data.
+        bounds: `(low, high)`, each a number for all features or one per feature, in the units of the data. Vectors are
+            given as lists or arrays in a tuple, `([0, 18], [1, 99])`: of two features pairs per feature would look the
+            same, and what may be either is refused.
         n_features: d.
     """
+    pairs = _pairs_per_feature(bounds, n_features)
+    if pairs:
+        lows, highs = ([float(pair[side]) for pair in pairs] for side in (0, 1))
+        raise UsageError(
+            f"bounds is {bounds!r}, which looks like one pair per feature: give a tuple of two lists, the low ends and"
+            f" the high ends. Of pairs that is bounds=({lows}, {highs})"
+        )
     if not isinstance(bounds, tuple | list | np.ndarray) or len(bounds) != 2:
         raise UsageError(f"bounds is {bounds!r}, expected a pair (low, high) of numbers or of vectors of {n_features}")
     try:
@@ -193,6 +204,29 @@ def check_bounds(bounds: object, n_features: int) -> tuple[FloatArray, FloatArra
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
         raise UsageError("bounds must be finite with low < high in every feature; drop features that are constant")
     return low, high
+
+
+def _pairs_per_feature(bounds: object, n_features: int) -> list[tuple[Any, ...]]:
+    """Return bounds that read as (low, high) per feature and are not written as (lows, highs) would be; else none."""
+    if n_features < 2 or not isinstance(bounds, tuple | list | np.ndarray) or len(bounds) != n_features:
+        return []
+    if n_features == 2 and isinstance(bounds, tuple) and not any(isinstance(side, tuple) for side in bounds):
+        return []
+    pairs = [tuple(side) for side in bounds if isinstance(side, tuple | list | np.ndarray) and len(side) == 2]
+    try:
+        return pairs if len(pairs) == n_features and all(bool(low < high) for low, high in pairs) else []
+    except (TypeError, ValueError):
+        return []
+
+
+def rows_within(rows: FloatArray, bounds: tuple[FloatArray, FloatArray]) -> FloatArray:
+    """Return rows cut to bounds as those of a federation are; the rows themselves where none lies beyond."""
+    low, high = bounds
+    beyond = sum(int(((part < low) | (part > high)).any(axis=1).sum()) for part in parts(rows))
+    if not beyond:
+        return rows
+    warn_caller(f"{beyond} of {len(rows)} rows lie beyond bounds and are cut to them: widen bounds, or leave them out")
+    return np.clip(rows, low, high)
 
 
 def required_bounds(bounds: tuple[FloatArray, FloatArray] | None, n_features: int) -> tuple[FloatArray, FloatArray]:

@@ -11,7 +11,7 @@ from privfed.errors import UsageError
 from privfed.learners.base import Estimator
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.state import HistoryRow, TrainingState
-from privfed.learners.validation import as_rows
+from privfed.learners.validation import as_rows, refuse_federation
 from privfed.query import FloatArray
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class FittedNetwork(Estimator):
     def decision_function(self, X: Any) -> FloatArray:
         """Return the model's outputs, float64, one per row of `X`, shape `(rows, *feature_shape)` or flat."""
         self._check_is_fitted()
+        refuse_federation(X, estimator=type(self).__name__)
         rows = np.asarray(X)
         rows = as_rows(rows.reshape(len(rows), -1) if rows.ndim > 2 else rows, estimator=type(self).__name__)
         if rows.shape[1] != self.n_features_in_:
@@ -94,12 +95,15 @@ class FittedNetwork(Estimator):
             raise AttributeError("the model gives numbers, not classes")
         return np.arange(count)
 
-    def score(self, X: Any, y: Any) -> float:
+    def score(self, X: Any, y: Any = None) -> float:
         """Return the accuracy; of models without classes, minus the mean loss.
 
         Raises:
-            UsageError: `y` holds no numbers, or more or fewer than the model predicts.
+            UsageError: `y` holds no numbers, or more or fewer than the model predicts; or `X` is a federation.
         """
+        refuse_federation(X, estimator=type(self).__name__)
+        if y is None:
+            raise UsageError("score(X, y) holds predictions against the truth: give y, the targets of the rows")
         targets = np.asarray(y)
         predicted = self.predict(X)
         if targets.size != predicted.size or targets.dtype.kind not in "biuf":
