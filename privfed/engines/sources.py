@@ -172,10 +172,17 @@ class Source:
             raise self._error(f"the data are sparse ({type(data).__name__}): use .toarray()")
         if needs_detach(data):
             raise self._error("the data are a tensor that requires grad: use .detach()")
+        if _holds_records(data):
+            raise self._error(
+                f"the data are a {type(data).__name__}, expected rows or a pair (X, y): privfed.datasets.from_torch"
+                " reads a data set of torch, and partition.clients(dataset) shares one out"
+            )
         try:
             found = np.asarray(data.to_numpy() if hasattr(data, "to_numpy") else data)
         except (TypeError, ValueError, RuntimeError):  # the last of tensors
-            raise self._error("the data are no rectangle of numbers: give every row the same length") from None
+            pair = isinstance(data, list) and len(data) == 2 and _axes(data[0]) >= 2
+            remedy = "write the pair (X, y) as a tuple" if pair else "give every row the same length"
+            raise self._error(f"the data are no rectangle of numbers: {remedy}") from None
         if found.dtype.kind in "cmMSUV":
             raise self._error(f"the data have dtype {found.dtype}, expected real numbers: encode them as numbers first")
         if found.dtype == np.float64 and found.flags.c_contiguous and found.flags.aligned and is_mapped(found):
@@ -183,7 +190,10 @@ class Source:
         try:
             return np.array(found, dtype=np.float64, order="C")
         except (TypeError, ValueError):
-            mixed = f" (not numeric: {self._not_numeric(data)})" if hasattr(data, "dtypes") else ""
+            others = self._not_numeric(data) if hasattr(data, "dtypes") else ""
+            if hasattr(data, "dtypes") and not others:  # columns of a nullable type, with values that are missing
+                raise self._error("values are missing: impute or drop them first") from None
+            mixed = f" (not numeric: {others})" if others else ""
             raise self._error(f"the data are not numbers{mixed}: encode categories as numbers first") from None
 
     @staticmethod
@@ -202,6 +212,12 @@ def _axes(part: Any) -> int:
         return int(np.ndim(part))
     except (TypeError, ValueError, RuntimeError):
         return 0
+
+
+def _holds_records(data: Any) -> bool:
+    """Return whether `data` hands its records out in a way of its own: a mapping, a data set, a loader of batches."""
+    as_numbers = isinstance(data, Sequence) or any(hasattr(data, name) for name in ("__array__", "to_numpy"))
+    return not as_numbers and any(hasattr(data, name) for name in ("__getitem__", "__iter__"))
 
 
 def _names(data: Any, n_targets: int = 0) -> tuple[str, ...] | None:

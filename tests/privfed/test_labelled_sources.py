@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,6 +159,33 @@ def test_pairs_that_cannot_be_used_get_a_clear_error(pair, match) -> None:
     with pytest.raises(DataError, match=match) as caught:
         LocalFederation({"good": (np.ones((4, 2)), np.ones(4)), "bad": pair})
     assert caught.value.client == "bad"
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ({"X": np.ones((4, 2)), "y": np.ones(4)}, r"are a dict, expected rows or a pair \(X, y\)"),
+        (iter(np.ones((4, 2))), "expected rows or a pair"),
+        ([np.ones((4, 2)), np.ones(4)], "as a tuple"),
+        ([[1.0, 2.0], [3.0]], "every row the same length"),
+        (
+            pd.DataFrame({"a": pd.array([1, None], dtype="Int64"), "b": [1.0, 2.0]}),
+            "values are missing",
+        ),
+        (pd.DataFrame({"a": ["x", "y"], "b": [1.0, 2.0]}), r"not numeric: 'a'\): encode categories"),
+    ],
+)
+def test_data_of_another_form_are_refused_with_the_remedy(data, match) -> None:
+    with pytest.raises(DataError, match=match):
+        LocalFederation({"a": data})
+
+
+def test_data_sets_of_torch_are_named_with_their_loader() -> None:
+    torch = pytest.importorskip("torch")
+    records = torch.utils.data.TensorDataset(torch.ones(4, 2), torch.ones(4))
+    for data in (records, torch.utils.data.DataLoader(records)):
+        with pytest.raises(DataError, match=f"{type(data).__name__}.*from_torch"):
+            LocalFederation({"a": data})
 
 
 def test_no_value_of_a_row_reaches_an_error() -> None:
