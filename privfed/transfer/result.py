@@ -168,6 +168,7 @@ class SourceRanking:
             axis.set_title(TITLES[method], fontsize="medium")
             axis.set_yticks(rows, names)
             axis.set_ylim(-0.6, len(names) - 0.4)
+            axis.locator_params(axis="x", nbins=4)  # narrow panels: five labels of two decimals run into each other
             axis.grid(axis="x", alpha=0.3)
         noise = "bars: two standard errors of the noise" if len(self.draws) else "no noise"
         figure.supxlabel(f"larger is better; the best in blue; {noise}", fontsize="small")
