@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from privfed.errors import UsageError
 from privfed.federation.release import Federation
-from privfed.learners.neural.evaluation.evaluation import Measured, check_evaluation, evaluate
+from privfed.learners.neural.evaluation.evaluation import Measured, evaluate
+from privfed.learners.neural.evaluation.question import check_evaluation
 from privfed.learners.neural.evaluation.scores import task_of
 from privfed.learners.neural.losses import LossLike
 from privfed.learners.neural.program import TorchProgram

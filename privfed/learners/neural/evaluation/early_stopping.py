@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from privfed.errors import UsageError, checked_integer, checked_number, warn_caller
-from privfed.learners.neural.evaluation.evaluation import Evaluation, Measured, check_evaluation, evaluate
+from privfed.learners.neural.evaluation.evaluation import Evaluation, Measured, evaluate
+from privfed.learners.neural.evaluation.question import check_evaluation
 from privfed.learners.neural.state import Callback, TrainingState, Verdict
 from privfed.query import FloatArray, frozen_array
 from privfed.statistics.hold_out import HoldOut
