@@ -244,7 +244,7 @@ def sweep() -> dict[str, list[tuple[int, float, float]]]:
         for value in values:
             case = base | {axis: value}
             X = data(**case)
-            seconds, _ = iteration(privfed.GaussianMixture, X, case["components"], "full", 3)
+            seconds, _ = iteration(privfed.GaussianMixture, X, case["components"], "full", 10)
             packed = floor(case["rows"], case["features"], case["components"], "full")[1]
             found.setdefault(axis, []).append((value, seconds, packed))
     return found
@@ -264,6 +264,8 @@ def draw(found: dict[str, list[tuple[int, float, float]]], path: Path) -> None:
         axis.loglog(x, ours, marker="o", label="one EM iteration")
         axis.loglog(x, products, linestyle="--", color="0.4", label="its matrix products alone")
         axis.set(xlabel=name, title=f"full, {fixed[name]}")
+        axis.set_xticks(x, [f"{value:,}".replace(",", " ") for value in x], fontsize=8)
+        axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
     panels[0].set_ylabel("CPU seconds, one thread")
     panels[0].legend()
