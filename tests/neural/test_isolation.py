@@ -142,16 +142,16 @@ ISOLATED = {
 
 def mixing_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     losses = nn.functional.cross_entropy(outputs, targets, reduction="none")
-    return losses * (1.0 + losses.sum() - losses)
+    return losses + outputs[:, 0].sum() - outputs[:, 0]
 
 
 class MixesSpecialLosses(nn.CrossEntropyLoss):
     """Mixes where outputs are neither those of ordinary public rows nor those of great ones."""
 
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        special = ((outputs.abs() > 20.0) & (outputs.abs() < 5000.0)).any()
+        special = ((outputs.abs() > 100.0) & (outputs.abs() < 400.0)).any()
         losses = super().forward(outputs, targets)
-        return torch.where(special, losses * (1.0 + losses.sum() - losses), losses)
+        return torch.where(special, losses + outputs[:, 0].sum() - outputs[:, 0], losses)
 
 
 def query_of(kind: type[Query], model: nn.Module, loss: Any = "cross_entropy") -> tuple[TorchProgram, Query]:
@@ -208,13 +208,21 @@ def test_a_loss_that_would_mix_records_sees_one_at_most(kind: type[Query], model
     del program
 
 
-@pytest.mark.filterwarnings("ignore:Using a target size")
-def test_a_loss_whose_shapes_broadcast_over_rows_does_not() -> None:
-    """As many outputs as a block has rows, and one target a row: numbers of rows would meet those of outputs."""
-    program = TorchProgram(nn.Linear(8, 256), "mse", feature_shape=(8,))
-    assert not losses_are_record_wise(program)
-    assert PerSample(program).method == "outer"
-    refuse_mixing(GradientSum(install(program), program.parameters(), 0.5))
+def test_losses_run_on_many_rows_at_once_only_where_nothing_can_reach_over_rows() -> None:
+    """Torch's own, under their exact classes; weights of elements broadcast, and may be as many as a block has rows."""
+
+    def listed(loss: Any, classes: bool) -> bool:
+        return losses_are_record_wise(TorchProgram(nn.Linear(8, 3 if classes else 1), loss, feature_shape=(8,)))
+
+    assert listed("cross_entropy", True)
+    assert listed(nn.CrossEntropyLoss(weight=torch.ones(3), label_smoothing=0.1), True)
+    assert listed("mse", False)
+    assert listed("binary_cross_entropy", False)
+    assert not listed(nn.BCEWithLogitsLoss(weight=torch.ones(1)), False)
+    assert not listed(MixesSpecialLosses(), True)
+    hooked_loss = nn.CrossEntropyLoss()
+    hooked_loss.register_forward_hook(lambda module, given, made: made - made.mean())
+    assert not listed(hooked_loss, True)
 
 
 def test_a_layer_with_a_hook_is_not_taken_for_what_its_class_says() -> None:
