@@ -8,10 +8,8 @@ expected excess loss, against the same fit without noise, of
 
 where mu^2 is what all rounds of the main stage may spend together and 0.6 the part of them that is averaged at the end.
 That is the first order, e. Rows that noise misplaces, and a start that is noisier still, cost more as e grows. The
-correction, e (1 + 8 e), was read off small sets. Of fourteen settings for which it says 0.01 to 0.7 nats, seven lost
-within a factor of two of it in the median over seeds and ten within 2.5; two whose start mostly loses a cluster lost
-four and seven times as much, a ring, which is no Gaussian mixture, twelve times, and a set of few rows in many
-dimensions, which the pooled fit overfits, nothing.
+correction, e (1 + 8 e), was read off small sets. Of 13 settings for which it says 0.009 to 0.7 nats, twelve lost within
+a factor of 2.1 of it in the median over seeds; MNIST, which is no mixture of ten Gaussians, lost eight times as much.
 """
 
 from __future__ import annotations
@@ -80,8 +78,8 @@ def expected_excess_nats(
 
     Returns:
         Expected excess loss in nats per row, where the data are such a mixture and no cluster is lost: within a factor
-        of two of what was measured in seven of fourteen settings, of 2.5 in ten. A lost cluster costs 0.1 to 1 nats
-        more. Above about 3 the fit falls back to a simpler model, and often below.
+        of 2.1 of what was measured in twelve of 13 settings. A lost cluster costs 0.1 to 1 nats more. Above about 3
+        the fit falls back to a simpler model, and often below.
 
     >>> round(expected_excess_nats(12_000, 8, 10, 1.0), 3)
     0.067
