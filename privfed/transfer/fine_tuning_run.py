@@ -121,13 +121,13 @@ class Run:
         callbacks = _listed(given.callbacks)
         settings: dict[str, Any] = {"rounds": stage.rounds, "device": given.device, "dtype": given.dtype}
         settings |= dict(given.training or {})
-        part = None if plan.share is None else plan.share / plan.rounds
+        part = None if plan.share is None else plan.share / plan.rounds * stage.rounds
         if given.learner == "averaging":
             names = [name for name, value in model.named_parameters() if value.requires_grad]
             kept = tuple(one for one in plan.personal if any(matches(name, (one,)) for name in names))
             settings |= {"share": part, "anchor": anchor, "personal": kept, "random_state": given.random_state}
             return FederatedAveraging(model, given.loss, callbacks=callbacks, **settings)
-        settings["share"] = None if part is None else part * stage.rounds
+        settings["share"] = part
         if self._records is not None:
             settings.setdefault("expected_records", self._records)
         if anchor is not None:

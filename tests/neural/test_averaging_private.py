@@ -52,7 +52,7 @@ def test_the_whole_budget_is_spread_over_the_rounds(unit, accounting) -> None:
 
 def test_shares_and_multipliers_are_as_given() -> None:
     federation = guarded()
-    trained = learner(share=0.1, rounds=3).fit(federation)
+    trained = learner(share=0.3, rounds=3).fit(federation)
     assert federation.remaining_share == pytest.approx(0.7, abs=1e-6)
     assert trained.n_rounds_ == 3
     federation = guarded()
@@ -164,12 +164,24 @@ def test_callbacks_get_their_share_before_training_takes_the_rest() -> None:
 
 def test_training_ends_where_the_budget_does() -> None:
     federation = guarded()
+    multiplier = learner(rounds=1, share=0.3).plan(federation).noise_multiplier
     with pytest.warns(UserWarning, match="budget is spent after 3 of 10 rounds"):
-        trained = learner(rounds=10, share=0.3).fit(federation)
+        trained = learner(rounds=10, noise_multiplier=multiplier).fit(federation)
     assert (trained.n_rounds_, trained.stop_reason_) == (3, "budget")
     assert trained.model_ is not None
     with pytest.raises(BudgetExhausted):
-        learner(rounds=10, share=0.3).fit(federation)
+        learner(rounds=10, noise_multiplier=multiplier).fit(federation)
+
+
+def test_a_share_is_of_the_whole_run_and_has_to_be_there() -> None:
+    federation = guarded()
+    first = learner(rounds=1, share=0.4).fit(federation)
+    assert federation.remaining_share == pytest.approx(0.6, abs=1e-6)
+    with pytest.raises(UsageError, match=r"4 round.* to come are to cost 0.7 .* which 0.6 is left"):
+        learner(rounds=4, share=0.7).fit(federation)
+    assert federation.remaining_share == pytest.approx(0.6, abs=1e-6)
+    learner(rounds=4, share=0.4).fit(federation, resume_from=first.state_)  # three rounds of a tenth each
+    assert federation.remaining_share == pytest.approx(0.3, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,10 @@ def test_without_blocks_of_one_shape_it_would_not() -> None:
 
 
 def test_a_loss_that_cannot_be_used_says_why() -> None:
-    program = TorchProgram(linear(), lambda outputs, targets: outputs.mean(), feature_shape=(8,), class_targets=True)
+    def loss(outputs, targets):  # one number per row but for a row alone
+        return outputs.mean(dim=1) if len(outputs) > 1 else outputs.mean()
+
+    program = TorchProgram(linear(), loss, feature_shape=(8,), class_targets=True)
     with pytest.raises(UsageError, match=r"one record at a time: .* the loss gave shape \(\)"):
         PerSample(program)
 

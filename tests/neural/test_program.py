@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from privfed import DataError, LocalFederation, UsageError
+from privfed.learners.neural.losses import row_loss
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.running import program_for
+from privfed.learners.neural.usable import usable_rows
 from privfed.statistics.programs import install, installed
 from tests.neural.row_losses import row_losses
 
@@ -230,12 +232,67 @@ def test_models_that_cannot_be_used_are_refused(make, settings, match) -> None:
         TorchProgram(make(), feature_shape=(3,), **{"dtype": "float32", **settings})
 
 
-def test_a_loss_that_reduces_is_found_out() -> None:
-    program = TorchProgram(
-        torch.nn.Linear(3, 1), lambda outputs, targets: ((outputs - targets) ** 2).mean(), feature_shape=(3,)
-    )
-    with pytest.raises(UsageError, match="reduction='none'"):
-        row_losses(program, rows())
+def crossed(outputs, targets):
+    return (outputs - targets.reshape(-1)) ** 2
+
+
+LOSSES_THAT_MISFIT = [
+    (1, lambda outputs, targets: ((outputs - targets) ** 2).mean(), 1, "reduction='none'"),
+    (1, torch.nn.functional.mse_loss, 1, "reduction='none'"),
+    (1, lambda outputs, targets: 1 / 0, 1, "ZeroDivisionError"),
+    (1, crossed, 1, r"\(2, 2\) for 2 rows and \(3, 3\) for 3 rows.*against all others"),
+    (2, torch.nn.functional.cross_entropy, 1, "float32 targets of shape.*class_targets=True"),
+    (1, torch.nn.CosineEmbeddingLoss(), 1, "TypeError"),
+    (2, "binary_cross_entropy", 1, "as many outputs as there are targets"),
+    (1, "binary_cross_entropy", 3, "as many outputs as there are targets"),
+    (2, "mse", 1, "as many outputs as there are targets"),
+    (2, torch.nn.L1Loss(), 1, "as many outputs as there are targets"),
+    (1, torch.nn.MSELoss, 1, r"the class MSELoss.*MSELoss\(\)"),
+]
+
+
+@pytest.mark.parametrize(("outputs", "loss", "targets", "match"), LOSSES_THAT_MISFIT)
+def test_a_loss_that_does_not_fit_is_refused_before_anybody_is_asked(outputs, loss, targets, match) -> None:
+    with pytest.raises(UsageError, match=match):
+        TorchProgram(torch.nn.Linear(3, outputs), loss, feature_shape=(3,), n_targets=targets)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("cross_entropy", torch.nn.CrossEntropyLoss()),
+        ("binary_cross_entropy", torch.nn.BCEWithLogitsLoss(reduction="sum")),
+        ("mse", torch.nn.MSELoss().eval()),
+    ],
+)
+def test_modules_that_are_built_in_losses_go_by_their_name(name, module) -> None:
+    assert row_loss(module).description == name
+    assert row_loss(module).class_targets == row_loss(name).class_targets
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        torch.nn.CrossEntropyLoss(label_smoothing=0.1),
+        torch.nn.CrossEntropyLoss(weight=torch.ones(2)),
+        torch.nn.BCEWithLogitsLoss(pos_weight=torch.ones(1)),
+    ],
+)
+def test_modules_with_settings_of_their_own_keep_them(module) -> None:
+    found = row_loss(module)
+    assert type(module).__name__ in found.description
+    assert found.function is not module
+
+
+def test_targets_of_a_binary_loss_are_from_0_to_1() -> None:
+    program = TorchProgram(torch.nn.Linear(3, 1), "binary_cross_entropy", feature_shape=(3,))
+    data = rows(n=4)
+    data[:, -1] = [0.0, 1.0, 0.5, -1.0]
+    assert program.known_targets(data).tolist() == [True, True, True, False]
+    np.testing.assert_array_equal(usable_rows(program, data), data[:3])
+    program.check_rows(data[:3])
+    with pytest.raises(DataError, match="turn -1 and 1 into 0 and 1"):
+        program.check_rows(data)
 
 
 def test_without_torch_the_extra_is_named(monkeypatch) -> None:

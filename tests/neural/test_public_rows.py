@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from privfed import Budget, LocalFederation, UsageError
-from privfed.learners.neural import FederatedSGD
+from privfed.learners.neural import FederatedAveraging, FederatedSGD
 from privfed.learners.neural.evaluation.evaluation import evaluate
 from privfed.learners.neural.per_sample.engines import steady
 from privfed.learners.neural.per_sample.public_rows import PublicRows, public_rows
@@ -128,7 +128,7 @@ def test_rows_beyond_what_public_rows_show_go_one_at_a_time_in_evaluation() -> N
 
 def test_gradients_of_a_model_that_takes_no_public_rows_are_refused_with_the_reason() -> None:
     federation = LocalFederation(clients(1001.0, 1010.0), budget=Budget(5.0, 1e-5), noise_seed=1)
-    with pytest.raises(UsageError, match="public rows.*not finite"):
+    with pytest.raises(UsageError, match=r"public rows.*not finite"):
         FederatedSGD(made(Never), rounds=3, expected_records=90.0).fit(federation)
     assert federation.remaining_share == 1.0
 
@@ -152,6 +152,52 @@ def test_what_cannot_be_evaluated_is_refused_before_it_is_charged() -> None:
         evaluate(federation, made(Picky), share=0.2)
     assert federation.remaining_share == 1.0
     assert not federation.ledger.rounds()
+
+
+class Trains(torch.nn.Module):
+    """Fails in training mode alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(3, 2)
+
+    def forward(self, rows):
+        if self.training:
+            raise RuntimeError("not while training")
+        return self.head(rows)
+
+
+def constant(outputs, targets):
+    return targets[:, 0] * 0.0
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "match"),
+    [
+        (made(Trains), {}, "RuntimeError: not while training"),
+        (made(Picky), {}, "ValueError: not these"),
+        (made(torch.nn.Linear, 3, 1), {"loss": constant}, "RuntimeError: .*grad"),
+        (made(torch.nn.Linear, 3, 1), {"loss": torch.nn.BCELoss()}, "BCELoss"),
+        (made(torch.nn.Linear, 3, 1), {"loss": torch.nn.functional.mse_loss}, "reduction='none'"),
+    ],
+)
+def test_averaging_refuses_what_cannot_train_before_anything_is_spent(model, settings, match) -> None:
+    federation = LocalFederation(clients(0, 1), budget=Budget(5.0, 1e-5, unit="client"), noise_seed=1)
+    for attempt in (lambda learner: learner.fit(federation), lambda learner: learner.plan(federation)):
+        with pytest.raises(UsageError, match=match):
+            attempt(FederatedAveraging(model, rounds=2, **settings))
+    assert federation.remaining_share == 1.0
+    assert not federation.ledger.rounds()
+
+
+def test_averaging_trains_words_and_logarithms_and_what_public_rows_do_not_suit() -> None:
+    for model, data in (
+        (made(Words, 20), clients(0, 20, whole=True)),
+        (made(Logarithm), clients(0.1, 5.0)),
+        (made(Never), clients(1001.0, 1010.0)),
+    ):
+        trained = FederatedAveraging(model, rounds=1, random_state=0).fit(LocalFederation(data, mode="trusted"))
+        assert trained.history_[0]["contributed"] == 3
 
 
 def test_nan_in_the_same_places_is_the_same_row() -> None:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from privfed.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LossLike", "RowLoss", "require_torch", "row_loss"]
+__all__ = ["LossLike", "RowLoss", "refuse_misfit", "require_torch", "row_loss"]
 
 LossLike: TypeAlias = "str | torch.nn.Module | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
 NAMED = ("cross_entropy", "binary_cross_entropy", "mse")
+ELEMENTWISE: Final = (
+    "BCEWithLogitsLoss",
+    "BCELoss",
+    "MSELoss",
+    "L1Loss",
+    "SmoothL1Loss",
+    "HuberLoss",
+    "PoissonNLLLoss",
+)
+ROWS_TRIED: Final = (2, 3)  # two numbers of rows, so that what grows with them is seen
+WHATEVER: Final = (Exception,)  # that a loss of somebody's own may raise
 
 
 @dataclass(frozen=True)
@@ -39,13 +52,32 @@ class RowLoss:
         Raises:
             UsageError: the loss does not give one number per row.
         """
+        losses = self.by_row(outputs, targets)
+        return losses.reshape(len(losses), math.prod(losses.shape[1:])).mean(dim=1)
+
+    def by_row(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return losses of shape `(rows, ...)`, with the axes that a row's own losses have.
+
+        Raises:
+            UsageError: the first axis is not that of the rows.
+        """
         losses = self.function(outputs, targets)
         if losses.ndim == 0 or len(losses) != len(outputs):
             raise UsageError(
                 f"the loss gave shape {tuple(losses.shape)} for {len(outputs)} rows, expected one number per row:"
                 " use reduction='none'"
             )
-        return losses.reshape(len(losses), math.prod(losses.shape[1:])).mean(dim=1)
+        return losses
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether it is one of torch's that sets each output against a target of its own."""
+        return type(self.function).__name__ in ELEMENTWISE and type(self.function).__module__ == "torch.nn.modules.loss"
+
+    @property
+    def probable_targets(self) -> bool:
+        """Whether targets are probabilities of a yes, from 0 to 1."""
+        return type(self.function).__name__ in ("BCEWithLogitsLoss", "BCELoss")
 
 
 def require_torch() -> None:
@@ -56,6 +88,45 @@ def require_torch() -> None:
     """
     with needs_extra("torch", "neural networks need torch"):
         import torch  # noqa: F401
+
+
+def refuse_misfit(loss: RowLoss, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+    """Refuse a loss that cannot be taken of such outputs and targets; nobody's rows are needed for that.
+
+    Args:
+        loss: stays as it is; a copy is tried.
+        outputs, targets: of one row; they are repeated.
+
+    Raises:
+        UsageError: the loss raises something, reduces, or sets each row against all others.
+    """
+    import torch
+
+    trial, shapes = copy.deepcopy(loss), []
+    kind = str(targets.dtype).removeprefix("torch.")
+    what = f"outputs of shape {tuple(outputs.shape[1:])} per row and {kind} targets of shape {tuple(targets.shape[1:])}"
+    remedy = (
+        "A loss takes (outputs, targets) of many rows, all alike in shape, and gives one number per row, as with"
+        " reduction='none'; class_targets=True turns targets into class numbers, int64"
+    )
+    for count in ROWS_TRIED:
+        several = [part.repeat(count, *(1,) * (part.ndim - 1)) for part in (outputs, targets)]
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")  # torch's own over shapes that broadcast: we refuse what comes of it
+                shapes.append(tuple(trial.by_row(*several).shape))
+        except UsageError:
+            raise
+        except WHATEVER as error:
+            text = str(error).strip().partition("\n")[0][:300]
+            raise UsageError(
+                f"the loss {loss.description} cannot be taken of {what}: {type(error).__name__}: {text}. {remedy}"
+            ) from error
+    if len({shape[1:] for shape in shapes}) > 1:
+        listed = " and ".join(f"{shape} for {shape[0]} rows" for shape in shapes)
+        raise UsageError(
+            f"the loss {loss.description} gave shape {listed} of {what}: it sets each row against all others. {remedy}"
+        )
 
 
 def row_loss(loss: LossLike, *, class_targets: bool | None = None) -> RowLoss:
@@ -82,7 +153,12 @@ def row_loss(loss: LossLike, *, class_targets: bool | None = None) -> RowLoss:
             "mse": torch.nn.MSELoss,
         }[loss](reduction="none")
         return RowLoss(made, loss == "cross_entropy", loss)
+    if inspect.isclass(loss):
+        raise UsageError(f"loss is the class {loss.__name__}: give an object of it, {loss.__name__}()")
     if isinstance(loss, torch.nn.Module):
+        named = _name_of(loss) if class_targets is None else None
+        if named is not None:
+            return row_loss(named)
         module: Any = copy.deepcopy(loss)
         if hasattr(module, "reduction"):
             module.reduction = "none"
@@ -92,6 +168,22 @@ def row_loss(loss: LossLike, *, class_targets: bool | None = None) -> RowLoss:
         name = getattr(loss, "__qualname__", type(loss).__qualname__)
         return RowLoss(loss, bool(class_targets), f"{getattr(loss, '__module__', '')}.{name}")
     raise UsageError(f"loss is {loss!r}, expected one of {', '.join(NAMED)}, a torch loss, or a callable")
+
+
+def _name_of(module: torch.nn.Module) -> str | None:
+    """Return the name of the built-in loss that a torch module is, but for its reduction; None if it is none."""
+    import torch
+
+    for name, kind in (
+        ("cross_entropy", torch.nn.CrossEntropyLoss),
+        ("binary_cross_entropy", torch.nn.BCEWithLogitsLoss),
+        ("mse", torch.nn.MSELoss),
+    ):
+        if type(module) is kind and not list(module.buffers()):
+            known = {key: value for key, value in vars(kind(reduction="none")).items() if key != "reduction"}
+            own = {key: value for key, value in vars(module).items() if key != "reduction"}
+            return name if own == {**known, "training": module.training} else None
+    return None
 
 
 def _settings(module: torch.nn.Module) -> str:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from privfed.errors import DataError, UsageError, checked_integer
-from privfed.learners.neural.losses import LossLike, require_torch, row_loss
+from privfed.learners.neural.losses import LossLike, refuse_misfit, require_torch, row_loss
 from privfed.query import FloatArray
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class TorchProgram:
 
     Raises:
         UsageError: torch is missing, or the model cannot be used: nothing to train, parameters that are not real or
-            not there yet, or it does not take features of that shape.
+            not there yet, it does not take features of that shape, or the loss does not take its outputs and targets.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class TorchProgram:
         self.n_parameters = sum(math.prod(shape) for _, shape in self.layout)
         self._buffers = {name: value.detach().clone() for name, value in self.model.named_buffers()}
         self._derived: dict[Callable[[TorchProgram], Any], Any] = {}
-        self.output_shape = self._probe()
+        outputs = self._probe()
+        self.output_shape = tuple(outputs.shape[1:])
         self.n_classes = self._class_count() if self.loss.class_targets else None
+        self._check_loss(outputs)
 
     @property
     def kind(self) -> str:
@@ -218,11 +221,28 @@ class TorchProgram:
                 f"the rows have {rows.shape[1:]} columns, expected {width}: features of shape {self.feature_shape}"
                 f" and {self.n_targets} target(s)"
             )
-        if self.n_classes is not None and not _are_classes(rows[:, self.n_features :], self.n_classes).all():
+        if self.known_targets(rows).all():
+            return
+        if self.n_classes is None:
             raise DataError(
-                f"the targets hold numbers that are no classes of this model: expected whole numbers from 0 to"
-                f" {self.n_classes - 1}, in the last {self.n_targets} column(s)"
+                f"the targets hold numbers beyond 0 and 1, expected those two or what lies between, in the last"
+                f" {self.n_targets} column(s), for the loss {self.loss.description}: turn -1 and 1 into 0 and 1"
             )
+        raise DataError(
+            f"the targets hold numbers that are no classes of this model: expected whole numbers from 0 to"
+            f" {self.n_classes - 1}, in the last {self.n_targets} column(s)"
+        )
+
+    def known_targets(self, rows: FloatArray) -> npt.NDArray[np.bool_]:
+        """Return which rows have targets that the loss knows: classes of the model, or numbers from 0 to 1, or any."""
+        targets = rows[:, self.n_features :]
+        if self.n_classes is not None:
+            known = _are_classes(targets, self.n_classes)
+        elif self.loss.probable_targets:
+            known = (targets >= 0.0) & (targets <= 1.0)
+        else:
+            return np.ones(len(rows), dtype=np.bool_)
+        return np.asarray(known.all(axis=1))
 
     def forward(self, rows: FloatArray) -> torch.Tensor:
         """Return the model's outputs, with the graph."""
@@ -280,7 +300,7 @@ class TorchProgram:
         if rows.ndim != 2 or rows.shape[1] != width:
             raise UsageError(f"the rows have shape {rows.shape}, expected (rows, {width})")
 
-    def _probe(self) -> tuple[int, ...]:
+    def _probe(self) -> torch.Tensor:
         """Return what the model makes of one row, tried on zeros."""
         import torch
 
@@ -298,7 +318,18 @@ class TorchProgram:
             self.model.train()
         if not isinstance(outputs, torch.Tensor) or outputs.ndim == 0 or len(outputs) != 1:
             raise UsageError("the model returns no tensor with one entry per row: wrap it in a module that does")
-        return tuple(outputs.shape[1:])
+        return outputs
+
+    def _check_loss(self, outputs: torch.Tensor) -> None:
+        """Refuse a loss that cannot be taken of what the model made of one row."""
+        if self.loss.elementwise and not self.targets_fit:
+            raise UsageError(
+                f"the model returns shape {self.output_shape} per row for {self.n_targets} target column(s), and"
+                f" {self.loss.description} sets each output against a target of its own: give the model as many outputs"
+                ' as there are targets, or use loss="cross_entropy" for class numbers in one column'
+            )
+        target = self.targets(np.zeros((1, self.n_features + self.n_targets)))
+        refuse_misfit(self.loss, outputs.nan_to_num(0.5, 0.5, 0.5), target)
 
     def _class_count(self) -> int:
         if not self.output_shape or math.prod(self.output_shape[1:]) != self.n_targets:

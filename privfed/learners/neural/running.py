@@ -79,24 +79,30 @@ def draw_seed(random_state: object) -> int:
     return int(random.integers(2**31) if isinstance(random, np.random.Generator) else random.randint(2**31))
 
 
-def round_share(federation: Federation, share: float | None, *, rounds: int, reserved: float) -> float:
-    """Return the part of the whole budget that each of `rounds` rounds may cost.
+def round_share(federation: Federation, share: float | None, *, rounds: int, left: int, reserved: float) -> float:
+    """Return the part of the WHOLE budget that each round may cost.
 
     Args:
         federation: with a budget.
-        share: what the user wants; None spreads what is left.
-        rounds: to come.
+        share: what all rounds may cost together; None spreads what is left.
+        rounds: of the whole run.
+        left: of them, to come.
         reserved: part of the whole budget that others ask for.
 
     Raises:
-        UsageError: nothing is left.
+        UsageError: nothing is left, or less than the rounds to come are to cost.
     """
-    if share is not None:
-        return share
-    left = federation.remaining_share - reserved
-    if left < LEAST_SHARE:
+    there = federation.remaining_share - reserved
+    if there < LEAST_SHARE:
         raise UsageError(nothing_left(federation, reserved))
-    return left / rounds * SAFE_SIDE
+    if share is None:
+        return there / left * SAFE_SIDE
+    if share / rounds * left > there * (1.0 + 1e-9):
+        raise UsageError(
+            f"share is {share:g}: the {left} round(s) to come are to cost {share / rounds * left:.3g} of the budget, of"
+            f" which {there:.3g} is left for them: ask for less, or start with a larger budget"
+        )
+    return share / rounds * SAFE_SIDE
 
 
 def nothing_left(federation: Federation, reserved: float) -> str:

@@ -1,4 +1,4 @@
-"""Rows of which a model can make something: those whose targets are classes that it knows."""
+"""Rows of which a model can make something: those whose targets its loss knows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ __all__ = ["usable_rows"]
 
 
 def usable_rows(program: TorchProgram, rows: FloatArray) -> FloatArray:
-    """Return the rows whose targets are all classes of the model; all rows of a model that gives numbers.
+    """Return the rows whose targets the loss knows, see `TorchProgram.known_targets`.
 
     Under a budget the others must count for nothing in silence, see `Query.vet`. The rows themselves are returned
     where nothing is left out.
     """
-    if program.n_classes is None or len(rows) == 0:
-        return rows
-    known = (program.targets(rows) >= 0).reshape(len(rows), -1).all(dim=1).cpu().numpy()
+    known = program.known_targets(rows)
     return rows if known.all() else rows[known]

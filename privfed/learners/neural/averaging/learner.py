@@ -16,6 +16,7 @@ from privfed.learners.neural.averaging.parameter_names import refuse_unmatched
 from privfed.learners.neural.averaging.recipe import AveragingRecipe, SamplingChoice
 from privfed.learners.neural.averaging.rounds import expected_clients, one_round, query_of
 from privfed.learners.neural.averaging.server import ServerRule
+from privfed.learners.neural.averaging.trial import refuse_untrainable
 from privfed.learners.neural.losses import LossLike, require_torch
 from privfed.learners.neural.network_learner import NetworkLearner
 from privfed.learners.neural.program import TorchProgram
@@ -63,8 +64,8 @@ class FederatedAveraging(NetworkLearner):
             a bound of 4096 without, beyond which a warning says how many were cut.
         quantile: "adaptive": the fraction of clients that should go unclipped.
         initial_clip, clip_rate: "adaptive": the first norm, and the step of its logarithm.
-        share: part of the WHOLE budget for each round; None spreads over the rounds what is left, less what callbacks
-            ask for.
+        share: part of the WHOLE budget that training may cost, in equal parts for `rounds` rounds; None for all that is
+            left, less what callbacks ask for.
         noise_multiplier: instead of a share.
         clients_per_round: size of a cohort, drawn anew every round.
         sampling: instead, a `Sampling`, or a function that makes one for a number of clients; None leaves it to the
@@ -193,6 +194,7 @@ class FederatedAveraging(NetworkLearner):
         federation, program = self._program(federation, per_sample=False)
         recipe = AveragingRecipe.of(self, federation)
         _check_shapes(recipe, program)
+        refuse_untrainable(program, recipe.training)
         arrays: dict[str, FloatArray] = {}
         if recipe.adaptive:
             arrays["clip"] = np.asarray(recipe.clip)
@@ -213,7 +215,8 @@ class FederatedAveraging(NetworkLearner):
         """Return what part of the whole budget a round may cost; None where a noise multiplier says it, or nobody."""
         if not recipe.private or recipe.noise_multiplier is not None or left < 1:
             return None
-        return round_share(federation, recipe.share, rounds=left, reserved=callbacks.budget_share(left))
+        reserved = callbacks.budget_share(left)
+        return round_share(federation, recipe.share, rounds=recipe.rounds, left=left, reserved=reserved)
 
 
 def _scheduled(

@@ -353,13 +353,11 @@ def _prefix_rows(program: TorchProgram, prefix: torch.nn.Module) -> Callable[[to
 
 
 def _targets(program: TorchProgram, rows: FloatArray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return targets, and which rows have one that exists."""
+    """Return targets, and which rows have one that the loss knows."""
     import torch
 
     targets = program.targets(rows)
-    if program.n_classes is None:
-        return targets, torch.ones(len(rows), dtype=torch.bool, device=targets.device)
-    known = (targets >= 0).reshape(len(rows), -1).all(dim=1)
+    known = torch.tensor(program.known_targets(rows), device=targets.device)
     return _only(known, targets), known
 
 

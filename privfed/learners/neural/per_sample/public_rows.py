@@ -15,7 +15,7 @@ from privfed.query import FloatArray
 if TYPE_CHECKING:
     from privfed.learners.neural.program import TorchProgram
 
-__all__ = ["KINDS", "PublicRows", "public_rows"]
+__all__ = ["KINDS", "PublicRows", "on_cpu", "public_rows"]
 
 KINDS: Final = ("normal", "digits", "bits", "positive", "ones", "zeros")  # tried in this order
 SEED: Final = 20_181_231
@@ -42,7 +42,7 @@ class PublicRows:
 
     def __init__(self, program: TorchProgram) -> None:
         self._program = program
-        trial = _on_cpu(program)
+        trial = on_cpu(program)
         found: list[int] = []
         self.trouble = ""
         for kind in KINDS:
@@ -119,7 +119,7 @@ def _rank(program: TorchProgram, rows: FloatArray) -> tuple[int, str]:
     return rank, "the gradients are not finite"
 
 
-def _on_cpu(program: TorchProgram) -> TorchProgram:
+def on_cpu(program: TorchProgram) -> TorchProgram:
     """Return a copy to try things on: a number beyond a table of words would bring a GPU down for good."""
     import torch
 
