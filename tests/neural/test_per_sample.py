@@ -75,9 +75,11 @@ class TestGradientSum(QueryContract):
     width = 3
 
     def make(self) -> Query:
-        torch.manual_seed(3)
-        self.program = TorchProgram(nn.Linear(2, 4), "cross_entropy", feature_shape=(2,))
-        return GradientSum(install(self.program), self.program.parameters(), clip=0.7)
+        if "contract" not in _KEPT:  # one for all examples: engines are tried on it once
+            torch.manual_seed(3)
+            _KEPT["contract"] = TorchProgram(nn.Linear(2, 4), "cross_entropy", feature_shape=(2,))
+        program = _KEPT["contract"]
+        return GradientSum(install(program), program.parameters(), clip=0.7)
 
 
 @pytest.mark.parametrize("kind", MODELS)
