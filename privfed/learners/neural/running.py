@@ -161,7 +161,6 @@ def run_rounds(
     Raises:
         BudgetExhausted: before a single round was done. Errors of a round pass through; `callbacks.end` comes first.
     """
-    callbacks.check(state)
     callbacks.begin(state)
     reason, first = "rounds", state.round
     try:
