@@ -190,6 +190,11 @@ class LocalFederation(FederationBase):
         return self._columns.names
 
     @property
+    def n_memories(self) -> int:
+        """Clients whose memory holds something: of earlier releases here, or brought along. No server would know."""
+        return sum(side.remembers for side in self._sides.values())
+
+    @property
     def feature_shape(self) -> tuple[int, ...]:
         """Shape of one row's features: `(n_features,)`, or what `X` of pairs `(X, y)` has."""
         width = self.n_features  # loads one client if all are callables

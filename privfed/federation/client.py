@@ -97,6 +97,11 @@ class ClientSide:
         self._entry: int | None = None
         self._computed = False
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the client's memory holds anything; for its own operator, and for a simulation."""
+        return len(self._memory) > 0
+
     def agree(self, task: Task) -> tuple[Query, Plan]:
         """Return query and plan of `task` as this client derives them.
 

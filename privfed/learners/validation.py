@@ -12,7 +12,7 @@ from privfed.errors import UsageError
 from privfed.mechanism.mapped import parts
 from privfed.query import FloatArray
 
-__all__ = ["NotNumbersError", "as_rows", "check_feature_names", "feature_names", "refuse_federation"]
+__all__ = ["NotNumbersError", "as_rows", "check_feature_names", "feature_names", "refuse_federation", "refuse_turned"]
 
 
 class NotNumbersError(UsageError, TypeError):
@@ -87,6 +87,28 @@ def refuse_federation(X: object, *, estimator: str) -> None:
             " privfed.learners.mixture.infer tells how a mixture does, privfed.learners.neural.evaluate how a network"
             " does; else each client calls this on rows of its own"
         )
+
+
+def refuse_turned(found: tuple[int, ...], expected: tuple[int, ...], *, what: str) -> None:
+    """Refuse rows whose axes are those that are expected, in another order: a new shape would scramble them.
+
+    Args:
+        found, expected: shapes of one row's features.
+        what: name for the message.
+
+    Raises:
+        UsageError: with the order that puts them right.
+    """
+    if len(found) < 2 or found == expected or sorted(found) != sorted(expected):
+        return
+    free, order = list(range(len(found))), []
+    for side in expected:
+        order.append(next(axis for axis in free if found[axis] == side))
+        free.remove(order[-1])
+    raise UsageError(
+        f"{what} has rows of shape {found}, expected {expected}, and a new shape alone would scramble them: bring"
+        f" {what}.transpose({', '.join(map(str, (0, *(axis + 1 for axis in order))))})"
+    )
 
 
 def feature_names(X: Any) -> npt.NDArray[np.object_] | None:

@@ -298,3 +298,19 @@ def test_an_interrupted_fit_leaves_what_it_paid_for() -> None:
     going_on = learner().fit(LocalFederation(clients, mode="trusted"), resume_from=stopped.state_)
     whole = learner().fit(LocalFederation(clients, mode="trusted"))
     np.testing.assert_array_equal(going_on.parameters_, whole.parameters_)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [({"control_variates": True, "momentum": 0.0}, "control variates"), ({"personal": "*bias"}, "personal layers")],
+)
+def test_a_run_that_goes_on_without_what_clients_remember_says_so(settings, what) -> None:
+    clients = named(make_clients())
+    first = LocalFederation(clients, mode="trusted")
+    kept = learner(rounds=1, **settings).fit(first).state_
+    with pytest.warns(UserWarning, match=rf"clients keep {what} .* remembers anything"):
+        learner(rounds=2, **settings).fit(LocalFederation(clients, mode="trusted"), resume_from=kept)
+    learner(rounds=2, **settings).fit(first, resume_from=kept)  # which remembers: no warning, they are errors here
+    homes = {name: {} for name in clients}
+    state = learner(rounds=1, **settings).fit(LocalFederation(clients, mode="trusted", memories=homes)).state_
+    learner(rounds=2, **settings).fit(LocalFederation(clients, mode="trusted", memories=homes), resume_from=state)

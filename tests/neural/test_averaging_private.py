@@ -274,3 +274,9 @@ def test_a_multiplier_without_a_budget_and_a_list_for_a_federation_are_refused()
         learner(noise_multiplier=1.0).fit(LocalFederation(make_clients(), mode="trusted"))
     with pytest.raises(UsageError, match="fit takes a federation"):
         learner().fit(make_clients())
+
+
+def test_a_budget_for_records_is_pointed_to_the_learner_for_records() -> None:
+    plans = {unit: learner().plan(guarded(budget=Budget(8.0, 1e-5, unit=unit))) for unit in ("record", "client")}
+    assert "FederatedSGD" in str(plans["record"])
+    assert "FederatedSGD" not in str(plans["client"])

@@ -54,7 +54,10 @@ PER_SAMPLE = {
     "dropout": (lambda: nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)), "layer '1' is Dropout.* p=0 or Identity"),
     "random slope": (lambda: nn.Sequential(nn.Linear(2, 2), nn.RReLU()), "use LeakyReLU"),
     "tied": (Tied, "'embedding.weight' and 'head.weight' are one and the same"),
-    "recurrent": (lambda: nn.LSTM(2, 2), r"LSTM, which has no gradients per sample: use opacus.layers.DPLSTM"),
+    "recurrent": (
+        lambda: nn.LSTM(2, 2),
+        r"LSTM, which has no gradients per sample: use torch.nn.LSTMCell, step by step",
+    ),
     "attention": (lambda: nn.MultiheadAttention(4, 2, dropout=0.1), "use dropout=0"),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +11,15 @@ from privfed.errors import UsageError
 from privfed.learners.base import Estimator
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.state import HistoryRow, TrainingState
-from privfed.learners.validation import as_rows, refuse_federation
+from privfed.learners.validation import as_rows, check_feature_names, refuse_federation, refuse_turned
 from privfed.query import FloatArray
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["FittedNetwork"]
+
+BINARY: Final = ("BCEWithLogitsLoss", "BCELoss")
 
 
 class FittedNetwork(Estimator):
@@ -33,13 +35,16 @@ class FittedNetwork(Estimator):
         stop_reason_: "rounds", "budget", or what a callback said.
         state_: the last `TrainingState`; hand it to `fit(resume_from=)` to go on. An interrupted fit leaves this alone.
         n_features_in_: features of a row.
+        feature_names_in_: names of the features, where clients brought frames with such; other columns are refused.
     """
 
     def decision_function(self, X: Any) -> FloatArray:
         """Return the model's outputs, float64, one per row of `X`, shape `(rows, *feature_shape)` or flat."""
         self._check_is_fitted()
         refuse_federation(X, estimator=type(self).__name__)
+        check_feature_names(X, getattr(self, "feature_names_in_", None), estimator=type(self).__name__)
         rows = np.asarray(X)
+        refuse_turned(rows.shape[1:], self.program_.feature_shape, what="X")
         rows = as_rows(rows.reshape(len(rows), -1) if rows.ndim > 2 else rows, estimator=type(self).__name__)
         if rows.shape[1] != self.n_features_in_:
             raise UsageError(f"X has {rows.shape[1]} features, {type(self).__name__} expects {self.n_features_in_}")
@@ -47,7 +52,7 @@ class FittedNetwork(Estimator):
         return self.program_.predict(rows)
 
     def predict(self, X: Any) -> Any:
-        """Return class numbers where targets are classes, 0 or 1 for "binary_cross_entropy", else the model's outputs.
+        """Return class numbers where targets are classes, 0 or 1 for binary cross-entropy, else the model's outputs.
 
         Args:
             X: features, shape `(rows, *feature_shape)` or `(rows, n_features)`.
@@ -56,7 +61,9 @@ class FittedNetwork(Estimator):
         if self.program_.n_classes is not None:
             return outputs.argmax(axis=1)
         flat = outputs[:, 0] if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
-        return (flat > 0).astype(np.int64) if _is_binary(self.program_) else flat
+        if not _is_binary(self.program_):
+            return flat
+        return (flat > (0.5 if _gives_probabilities(self.program_) else 0.0)).astype(np.int64)
 
     def predict_proba(self, X: Any) -> FloatArray:
         """Return the probability of each class, float64 of shape `(rows, classes)`; 1 - p and p for one yes or no.
@@ -69,14 +76,15 @@ class FittedNetwork(Estimator):
         """
         self._check_is_fitted()
         kind = type(self.program_.loss.function).__name__
-        if kind not in ("CrossEntropyLoss", "NLLLoss", "BCEWithLogitsLoss"):
+        if kind not in ("CrossEntropyLoss", "NLLLoss", *BINARY):
             raise UsageError(
                 f"predict_proba needs a loss whose outputs stand for probabilities: cross_entropy, NLLLoss or"
                 f" binary_cross_entropy, not {self.program_.loss.description}. decision_function(X) has the outputs"
             )
         outputs = self.decision_function(X)
-        if kind == "BCEWithLogitsLoss":
-            positive = np.asarray(0.5 * (1.0 + np.tanh(0.5 * outputs)))
+        if kind in BINARY:
+            probable = _gives_probabilities(self.program_)
+            positive = np.asarray(outputs if probable else 0.5 * (1.0 + np.tanh(0.5 * outputs)))
             if positive.size == len(positive):
                 positive = positive.reshape(-1, 1)
                 return np.hstack([1.0 - positive, positive])
@@ -136,8 +144,18 @@ class FittedNetwork(Estimator):
         self.n_rounds_ = state.round
         self.stop_reason_ = reason
         self.n_features_in_ = program.n_features
+        names = getattr(state.federation, "feature_names", None)
+        if names is not None:
+            self.feature_names_in_ = np.asarray(names[: program.n_features], dtype=object)
+        elif hasattr(self, "feature_names_in_"):  # of an earlier fit
+            del self.feature_names_in_
 
 
 def _is_binary(program: TorchProgram) -> bool:
-    """Return whether outputs are logits of yes or no, whether the loss was given by name or as torch's module."""
-    return type(program.loss.function).__name__ == "BCEWithLogitsLoss"
+    """Return whether outputs say yes or no, whether the loss was given by name or as torch's module."""
+    return type(program.loss.function).__name__ in BINARY
+
+
+def _gives_probabilities(program: TorchProgram) -> bool:
+    """Return whether outputs that say yes or no are probabilities, and not logits."""
+    return type(program.loss.function).__name__ == "BCELoss"

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
-from privfed.errors import UsageError
+from privfed.errors import UsageError, warn_caller
 from privfed.federation.release import Federation
 from privfed.learners.neural.fitted_network import FittedNetwork
 from privfed.learners.neural.losses import LossLike
+from privfed.learners.neural.per_sample.public_rows import PublicRows
 from privfed.learners.neural.program import TorchProgram
 from privfed.learners.neural.progress import Progress
 from privfed.learners.neural.refusals import refuse_unsuitable
@@ -80,6 +81,7 @@ class NetworkLearner(FittedNetwork):
             device=self.device,
             class_targets=self.class_targets,
         )
+        _check_last_layer(program)
         return federation, program
 
     def _state(
@@ -123,3 +125,26 @@ class NetworkLearner(FittedNetwork):
             return Callbacks(given)
         several = given if isinstance(given, list | tuple) else () if given is None else (given,)
         return Callbacks((*several, Progress(every=int(verbose))))
+
+
+def _check_last_layer(program: TorchProgram) -> None:
+    """Say so where a model squashes its outputs, and the loss, which takes logits, does it again.
+
+    Raises:
+        UsageError: the loss takes probabilities, and the model gives others.
+    """
+    layers, last = list(program.model.children()), program.model
+    while type(last).__name__ == "Sequential" and layers:
+        last = layers[-1]
+        layers = list(last.children())
+    loss = type(program.loss.function).__name__
+    if loss == "BCELoss" and "between 0 and 1" in program.derived(PublicRows).trouble:
+        raise UsageError(
+            "BCELoss takes probabilities, and the model gives numbers beyond 0 and 1: use"
+            ' loss="binary_cross_entropy", which takes logits, or let the model end in Sigmoid'
+        )
+    if (loss, type(last).__name__) in (("BCEWithLogitsLoss", "Sigmoid"), ("CrossEntropyLoss", "Softmax")):
+        warn_caller(
+            f"the model ends in {type(last).__name__}, and {program.loss.description} takes logits and does the same"
+            " once more: training is slow, and predictions are not what they seem. Leave the last layer out"
+        )

@@ -25,7 +25,7 @@ RANDOM_LAYERS: Final = (
     "AlphaDropout",
     "FeatureAlphaDropout",
 )
-DP_RECURRENT: Final = {"RNN": "DPRNN", "LSTM": "DPLSTM", "GRU": "DPGRU"}
+RECURRENT: Final = ("RNN", "LSTM", "GRU")
 
 
 def refuse_unsuitable(model: torch.nn.Module, *, per_sample: bool) -> None:
@@ -89,8 +89,8 @@ def _layer_problems(model: torch.nn.Module, *, per_sample: bool) -> Iterator[str
         elif (kind in RANDOM_LAYERS and module.p > 0) or kind == "RReLU":
             instead = "LeakyReLU" if kind == "RReLU" else "p=0 or Identity(), and weight_decay against overfitting"
             yield f"{where} is {kind}, whose random numbers hang on a record's place in its batch: use {instead}"
-        elif kind in DP_RECURRENT and _trains(module):
-            yield f"{where} is {kind}, which has no gradients per sample: use opacus.layers.{DP_RECURRENT[kind]}"
+        elif kind in RECURRENT and _trains(module):
+            yield f"{where} is {kind}, which has no gradients per sample: use torch.nn.{kind}Cell, step by step"
         elif kind == "MultiheadAttention" and module.dropout:
             yield f"{where} is {kind} with dropout {module.dropout}: use dropout=0"
 

@@ -15,6 +15,7 @@ from privfed.learners.base import check_random_state
 from privfed.learners.neural.losses import LossLike
 from privfed.learners.neural.program import RowShapeError, TorchProgram
 from privfed.learners.neural.state import Callbacks, TrainingState
+from privfed.learners.validation import refuse_turned
 from privfed_accounting import BudgetExhausted
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def program_for(
         shape = tuple(getattr(federation, "feature_shape", (columns,)))
         if math.prod(shape) == columns:  # plain rows: their last columns are the targets
             shape = (columns - targets,)
+    else:
+        refuse_turned(tuple(getattr(federation, "feature_shape", ())), tuple(shape), what="X")
     if math.prod(shape) + targets != columns or math.prod(shape) < 1:
         raise UsageError(
             f"rows of {columns} columns cannot hold features of shape {shape} and {targets} target(s): give"

@@ -56,6 +56,8 @@ class Schedule:
         noise_ratio: length of the noise of a round's mean over the longest mean that there can be, the clip:
             `sqrt(n_coordinates) * standard deviation / clip`. None without noise, and where the number to divide by is
             not known yet.
+        unit: what the budget protects; None without one.
+        advice: what would spend the budget better, in words; empty if nothing is known to.
     """
 
     rounds: int
@@ -69,6 +71,8 @@ class Schedule:
     epsilons: Mapping[str, float] = field(default_factory=dict)
     n_coordinates: int = 0
     noise_ratio: float | None = None
+    unit: str | None = None
+    advice: str = ""
 
     @property
     def drowning(self) -> float | None:
@@ -85,7 +89,7 @@ class Schedule:
         ratio = "" if self.noise_ratio is None else f"; a round's noise is {self.noise_ratio:.3g} times the clip"
         return (
             f"{self.rounds} rounds at rate {self.sampling.rate:g} and noise {noise}: epsilon {self.epsilon:.4g}{tight}"
-            f" at delta {self.delta:g} in view {self.view}{ratio}"
+            f" at delta {self.delta:g} in view {self.view}{ratio}{self.advice and '; '}{self.advice}"
         )
 
 
@@ -239,6 +243,7 @@ def fixed_schedule(
         payment=payment,
         epsilons=found,
         n_coordinates=size,
+        unit=budget.unit,
         noise_ratio=None if divisor is None else math.sqrt(size) * std / (divisor * scale),
     )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
+from privfed.errors import warn_caller
 from privfed.federation.release import Federation
 from privfed.learners.neural.averaging.compression import Compression
 from privfed.learners.neural.averaging.local import LocalOptimizer
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["FederatedAveraging"]
+
+RECORDS: Final = (
+    'a budget of unit "record" is better spent by FederatedSGD, which clips each record on its own, not a client\'s'
+    " update as a whole"
+)
 
 
 @dataclass(eq=False, repr=False)
@@ -165,7 +171,8 @@ class FederatedAveraging(NetworkLearner):
             schedule = _scheduled(recipe, federation, state, share, left)
             warn_if_drowned(
                 schedule,
-                remedy="more clients a round, fewer parameters (compression=, personal layers, a smaller model)",
+                remedy="more clients a round, fewer parameters (compression=, personal layers, a smaller model)"
+                + (f"; {RECORDS}" if schedule.unit == "record" else ""),
             )
         state, reason = run_rounds(
             lambda now: one_round(recipe, federation, now, share), state, callbacks, interrupted=self._keep
@@ -173,6 +180,21 @@ class FederatedAveraging(NetworkLearner):
         self._finish(program, state, reason)
         self.releases_ = list(state.releases)
         return self
+
+    def decision_function(self, X: Any) -> FloatArray:
+        """Return the outputs of the shared model, float64, one per row of `X`; see `FittedNetwork`.
+
+        With `personal` layers a warning says that the shared model holds them as they were at the start.
+        """
+        found = super().decision_function(X)
+        own = str(self.state_.settings.get("personal", ""))
+        if own:
+            warn_caller(
+                f"the layers {own} are personal: every client trained its own and keeps it, the shared model has them"
+                " as they were at the start. A client's own model has those of its memory, under personal:<name>;"
+                " privfed.transfer.FineTuning(personal=).personal_model puts them together"
+            )
+        return found
 
     def plan(self, federation: Federation) -> Schedule:
         """Return rounds, noise and cost of a fit on this federation, before anything is spent. Costs nothing.
@@ -208,6 +230,8 @@ class FederatedAveraging(NetworkLearner):
             arrays=arrays,
             earlier=earlier,
         )
+        if earlier is not None and earlier.round and recipe.remembered:
+            _warn_if_forgotten(recipe.remembered, federation)
         self._held = program  # clients know it by name, and weakly
         return recipe, program, state
 
@@ -230,8 +254,20 @@ def _scheduled(
     query = query_of(recipe, state, federation, share, sampling)
     block = "delta" if recipe.private else "limbs"
     clients = expected_clients(federation, sampling)
-    return fixed_schedule(
+    schedule = fixed_schedule(
         federation, query, rounds=rounds, sampling=sampling, payment=payment, block=block, divisor=clients
+    )
+    return replace(schedule, advice=RECORDS) if schedule.unit == "record" else schedule
+
+
+def _warn_if_forgotten(remembered: str, federation: Federation) -> None:
+    """Say so where a run goes on among clients of which none remembers anything."""
+    if getattr(federation, "n_memories", None) != 0:  # None where nobody knows
+        return
+    warn_caller(
+        f"clients keep {remembered} from round to round, and no client of this federation remembers anything: the run"
+        " goes on with new ones. Give LocalFederation(memories={name: StoredMemory(path)}) to the first federation of a"
+        " run and to the next"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from privfed.errors import UsageError, checked_integer, checked_number
 from privfed.federation.release import Federation
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["AveragingRecipe", "SamplingChoice"]
 
 SamplingChoice: TypeAlias = "Sampling | Callable[[int], Sampling] | None"
+Kind = TypeVar("Kind", Compression, Anchor)
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,13 @@ class AveragingRecipe:
     anchor: Anchor | None
     personal: tuple[str, ...]
 
+    @property
+    def remembered(self) -> str:
+        """What clients keep at home from round to round, in words; empty if nothing."""
+        feedback = self.compression is not None and self.compression.error_feedback
+        found = {"control variates": self.scaffold, "error feedback": feedback, "personal layers": bool(self.personal)}
+        return " and ".join(name for name, kept in found.items() if kept)
+
     @classmethod
     def of(cls, learner: FederatedAveraging, federation: Federation) -> AveragingRecipe:
         """Return the recipe of a learner's parameters.
@@ -115,8 +123,8 @@ class AveragingRecipe:
             noise_multiplier=_noise_multiplier(learner),
             sampling=learner.sampling,
             clients_per_round=_clients_per_round(learner),
-            compression=learner.compression,
-            anchor=learner.anchor,
+            compression=_of_kind("compression", learner.compression, Compression),
+            anchor=_of_kind("anchor", learner.anchor, Anchor),
             personal=patterns_of(learner.personal),
         )
         recipe._check_together()
@@ -225,6 +233,12 @@ def _fraction(name: str, value: object, *, most: float = 0.999999) -> float:
     if number > most:
         raise UsageError(f"{name} is {value!r}, expected a fraction between 0 and 1")
     return number
+
+
+def _of_kind(name: str, value: Kind | None, kind: type[Kind]) -> Kind | None:
+    if value is not None and not isinstance(value, kind):
+        raise UsageError(f"{name} is {value!r}, expected a {kind.__name__}, or None")
+    return value
 
 
 def _choice(name: str, value: object, only: str) -> bool:
