@@ -41,6 +41,7 @@ START_ROUNDS, LEAST_ROUNDS = 8, 4
 START_TAIL: Final = 0.25
 LEAST_START_WEIGHT: Final = 0.3  # of an average starting component; lighter ones are left out of every refit
 HEARD: Final = 3.0  # standard deviations of its count's noise that a component holds if it is no phantom
+LARGEST_PHANTOM: Final = 0.5  # of an average component, which may itself be little louder than the noise
 OWN_SHAPES: Final = 0.7  # nats of expected excess up to which the start ends with a covariance for each component
 OWN_PART, OWN_ROUNDS = 0.4, 4  # of what the start spends, and in how many rounds
 
@@ -89,7 +90,8 @@ def _sources(stage: Stage, wanted: int) -> tuple[MixtureModel, ...]:
     model, counts = stage.model, stage.used.counts
     heaviest = np.argsort(np.argsort(-counts, kind="stable")) < wanted
     heavy = model.weights >= LEAST_START_WEIGHT / model.n_components
-    heard = heavy & (heaviest | (counts >= HEARD * stage.used.noise.counts))
+    quiet = min(HEARD * stage.used.noise.counts, LARGEST_PHANTOM * counts.mean())
+    heard = heavy & (heaviest | (counts >= quiet))
     return tuple(_part(model, kept) for kept in ([heard] if (heard == heavy).all() else [heard, heavy]))
 
 
