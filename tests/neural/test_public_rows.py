@@ -130,6 +130,8 @@ def test_gradients_of_a_model_that_takes_no_public_rows_are_refused_with_the_rea
     federation = LocalFederation(clients(1001.0, 1010.0), budget=Budget(5.0, 1e-5), noise_seed=1)
     with pytest.raises(UsageError, match=r"public rows.*not finite"):
         FederatedSGD(made(Never), rounds=3, expected_records=90.0).fit(federation)
+    with pytest.raises(UsageError, match=r"public rows.*not finite"):
+        FederatedSGD(made(Never), rounds=3, expected_records=90.0).plan(federation)
     assert federation.remaining_share == 1.0
 
 

@@ -117,7 +117,9 @@ class FederatedSGD(NetworkLearner):
             UsageError: as `fit` would, before it asks anybody.
         """
         settings, program = self._checked(federation)
-        query = GradientSum(install(program), program.parameters(), settings.clip)
+        name = install(program)
+        per_sample(name)  # refuses a model without gradients per sample
+        query = GradientSum(name, program.parameters(), settings.clip)
         return self._schedule(federation, settings, query, settings.rounds, records=settings.expected_records)
 
     def fit(self, federation: Federation, y: None = None, *, resume_from: TrainingState | None = None) -> Self:
