@@ -6,6 +6,7 @@ wrong with its rows, and an engine that spans machines must not send their text 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,10 @@ from privfed.query import FloatArray, Query, decode_query, query_digest
 from privfed_accounting import AccountingError, RoundPlan
 
 __all__ = ["ClientSide", "Guard", "Task"]
+
+logger = logging.getLogger(__name__)
+
+WHATEVER = (Exception,)  # that a query of somebody's own may raise over rows
 
 
 @dataclass(frozen=True)
@@ -156,8 +161,17 @@ class ClientSide:
             self._vetted.add(query.kind)
             try:
                 query.vet(rows)
-            except DataError as error:
-                warn_caller(f"client {self.name!r}: {error}; under a budget such rows count for nothing")
+            except WHATEVER as error:
+                what = error if isinstance(error, DataError) else f"looking at the rows failed: {type(error).__name__}"
+                self._tell(f"client {self.name!r}: {what}; under a budget such rows count for nothing")
+
+    @staticmethod
+    def _tell(message: str) -> None:
+        """Warn whoever runs this client; where warnings are made errors, one would tell the coordinator as well."""
+        try:
+            warn_caller(message)
+        except UserWarning:
+            logger.warning(message)
 
     def contribution(self, query: Query, plan: Plan, rows: FloatArray) -> Contribution:
         """Return this client's noised vector in the ring, from admitted rows, and the seed of its surplus noise.

@@ -14,14 +14,15 @@ MARK: Final = "_privfed_home_rows"
 
 def mark_home_rows(model: torch.nn.Module, how: str) -> torch.nn.Module:
     """Mark a model as made of one client's rows without protection, and return it; `how` goes on "the model ..."."""
-    setattr(model, MARK, how)
+    for part in model.modules():
+        setattr(part, MARK, how)
     return model
 
 
 def home_rows_in(model: torch.nn.Module) -> str | None:
     """Return how a client's rows went into the model or a part of it, as the mark says; None without a mark.
 
-    The mark is an attribute of the module: copies keep it, and what is trained further from it. Weights that are
-    carried over alone (`load_state_dict`) do not.
+    The mark is an attribute of every module: copies keep it, parts, and what is trained further from it. Weights
+    that are carried over alone (`load_state_dict`) do not, nor does what torch.fx writes anew.
     """
     return next((getattr(part, MARK) for part in model.modules() if hasattr(part, MARK)), None)

@@ -318,3 +318,145 @@ def test_a_note_that_is_not_the_model_is_found_out_on_public_rows() -> None:
         query.checked_contribution(some_rows())
     _, scores = query_of(ModelScores, program.model)
     refuse_mixing(scores)
+
+
+class Remembers(Base):
+    """Looks for a great record in memory of its own, into which `write` has put the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("buffer", torch.zeros(8))
+        self.register_buffer("variance", torch.ones(8))
+
+    def changed(self, x: torch.Tensor) -> torch.Tensor:
+        before = self.buffer.clone()
+        trace = self.write(x.detach())
+        return x.clamp(-10.0, 10.0) + 0.0 * trace.sum().clamp(-1.0, 1.0) + (before.abs() > 1e9).any().float()
+
+    def write(self, x: torch.Tensor) -> torch.Tensor:
+        """An operator that says nothing of what it writes to."""
+        wide = x[:, :, None].expand(-1, -1, 2).contiguous()
+        return nn.functional.batch_norm(wide, self.buffer, self.variance, training=True, momentum=0.1)
+
+
+class RemembersThroughAView(Remembers):
+    def write(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.aten._unsafe_view(self.buffer, [8]).copy_(x.mean(dim=0))
+
+
+class RemembersThroughAPart(Remembers):
+    def write(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.unsafe_split(self.buffer, 4)[0].copy_(x.mean(dim=0)[:4])
+
+
+class LooksIntoFreshMemory(Base):
+    def __init__(self, make: Any) -> None:
+        super().__init__()
+        self.make = make
+
+    def changed(self, x: torch.Tensor) -> torch.Tensor:
+        found = self.make(x)
+        return x.clamp(-10.0, 10.0) + ((found.abs() > 1e20) & (found.abs() < 1e22)).any().float()
+
+
+class LooksBesideItsRow(Base):
+    def changed(self, x: torch.Tensor) -> torch.Tensor:
+        first = torch.as_strided(x.detach(), (8,), (1,), 0)
+        return x.clamp(-10.0, 10.0) + (first.abs() > 1e9).any().float()
+
+
+class Spies(torch.Tensor):
+    """A tensor with code of its own: as a weight it would meet whole blocks of records."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        SEEN.extend(value for value in args if type(value) is torch.Tensor)
+        return super().__torch_function__(function, kinds, args, kwargs or {})
+
+
+LEAKS = {
+    "an operator that hides what it writes": Remembers,
+    "a view that hides what it is of": RemembersThroughAView,
+    "a part that hides what it is of": RemembersThroughAPart,
+    "empty": lambda: LooksIntoFreshMemory(lambda x: torch.empty(512)),
+    "empty_like": lambda: LooksIntoFreshMemory(lambda x: torch.empty_like(x.expand(64, 8))),
+    "new_empty": lambda: LooksIntoFreshMemory(lambda x: x.new_empty((512,))),
+    "Tensor": lambda: LooksIntoFreshMemory(lambda x: torch.Tensor(512)),
+    "strides": LooksBesideItsRow,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [(GradientSum, None), (GradientSum, "row_by_row"), (ModelScores, None)],  # scores: no engines
+)
+@pytest.mark.parametrize("name", LEAKS)
+def test_a_great_record_moves_a_sum_by_its_bound_whatever_waits_for_it(name: str, kind: type[Query], method) -> None:
+    program, query = query_of(kind, LEAKS[name]())
+    if kind is GradientSum:
+        try:
+            engine = PerSample(program, method=method)
+        except UsageError as refused:  # by what lay in fresh memory when its Python ran on public rows
+            if "other gradients each time" not in str(refused):
+                raise
+            return
+        query = _Through(engine, program.parameters())
+    rows = some_rows(130)
+    great = np.r_[np.full(8, 1e21), 0.0][None]
+    for place in (0, 64):
+        moved = query.checked_contribution(np.insert(rows, place, great, axis=0)) - query.checked_contribution(rows)
+        assert np.linalg.norm(moved) <= 1.0 + 1e-6
+    again = query.checked_contribution(rows)
+    np.testing.assert_array_equal(again, query.checked_contribution(rows))
+
+
+class _Through:
+    """Clipped sums by an engine that a test has chosen, in units of the clip."""
+
+    def __init__(self, engine: PerSample, parameters: np.ndarray) -> None:
+        self.engine, self.parameters = engine, parameters
+
+    def checked_contribution(self, rows: np.ndarray) -> np.ndarray:
+        return self.engine.clipped_sum(rows, self.parameters, 0.5) / 0.5
+
+
+@pytest.mark.parametrize("make", [lambda x: torch.empty_strided((8,), (1,)), lambda x: torch.zeros(1).resize_(512)])
+def test_memory_that_nobody_wrote_is_refused_where_no_zeros_can_stand_for_it(make: Any) -> None:
+    _, query = query_of(GradientSum, LooksIntoFreshMemory(make))
+    with pytest.raises(UsageError, match=r"memory that nobody wrote|one record at a time"):
+        query.checked_contribution(some_rows())
+
+
+def test_tensors_with_code_of_their_own_are_refused_in_models_and_losses() -> None:
+    model = nn.Linear(8, CLASSES)
+    model.weight = nn.Parameter(model.weight.detach().as_subclass(Spies))
+    with pytest.raises(UsageError, match="the model holds 'weight', a Spies"):
+        query_of(GradientSum, model)
+    attribute = Base()
+    attribute.kept = torch.ones(8).as_subclass(Spies)
+    with pytest.raises(UsageError, match="the model holds 'kept', a Spies"):
+        query_of(GradientSum, attribute)
+    with pytest.raises(UsageError, match="the loss holds 'weight', a Spies"):
+        query_of(GradientSum, nn.Linear(8, CLASSES), nn.CrossEntropyLoss(weight=torch.ones(3).as_subclass(Spies)))
+    outside = torch.ones(8).as_subclass(Spies)
+    hidden = LooksIntoFreshMemory(lambda x: x + outside)
+    SEEN.clear()
+    _, query = query_of(GradientSum, hidden)
+    with pytest.raises(UsageError):
+        query.checked_contribution(some_rows())
+    no_python_saw_a_private_row()
+
+
+@pytest.mark.parametrize("method", ["functional", "row_by_row"])
+def test_rows_come_out_to_the_same_bits_wherever_features_that_are_kept_lie(method: str) -> None:
+    fixed = nn.Linear(13, 37).requires_grad_(False)
+    model = nn.Sequential(fixed, nn.ReLU(), nn.Linear(37, 11), nn.ReLU(), nn.Linear(11, CLASSES))
+    program = TorchProgram(model, "cross_entropy", feature_shape=(13,))
+    engine, parameters = PerSample(program, method=method), program.parameters()
+    row = np.r_[np.random.default_rng(1).standard_normal(13), 1.0]
+    alone = engine.clipped_sum(row[None].copy(), parameters, 0.5)
+    for place in range(1, 40):
+        rows = np.full((40, 14), 9.0)  # of no class: they count for nothing
+        rows[place] = row
+        rows.setflags(write=False)
+        np.testing.assert_array_equal(engine.clipped_sum(rows, parameters, 0.5), alone)

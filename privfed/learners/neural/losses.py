@@ -15,7 +15,7 @@ from privfed.errors import UsageError, needs_extra
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LossLike", "RowLoss", "refuse_misfit", "require_torch", "row_loss"]
+__all__ = ["LossLike", "RowLoss", "check_plain", "is_plain", "refuse_misfit", "require_torch", "row_loss"]
 
 LossLike: TypeAlias = "str | torch.nn.Module | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
 NAMED = ("cross_entropy", "binary_cross_entropy", "mse")
@@ -156,6 +156,7 @@ def row_loss(loss: LossLike, *, class_targets: bool | None = None) -> RowLoss:
     if inspect.isclass(loss):
         raise UsageError(f"loss is the class {loss.__name__}: give an object of it, {loss.__name__}()")
     if isinstance(loss, torch.nn.Module):
+        check_plain(loss, "the loss")
         named = _name_of(loss) if class_targets is None else None
         if named is not None:
             return row_loss(named)
@@ -168,6 +169,31 @@ def row_loss(loss: LossLike, *, class_targets: bool | None = None) -> RowLoss:
         name = getattr(loss, "__qualname__", type(loss).__qualname__)
         return RowLoss(loss, bool(class_targets), f"{getattr(loss, '__module__', '')}.{name}")
     raise UsageError(f"loss is {loss!r}, expected one of {', '.join(NAMED)}, a torch loss, or a callable")
+
+
+def is_plain(value: object) -> bool:
+    """Return whether a value is a tensor or a parameter of torch's own class: others run code on what they meet."""
+    import torch
+
+    return type(value) in (torch.Tensor, torch.nn.Parameter)
+
+
+def check_plain(module: torch.nn.Module, what: str) -> None:
+    """Refuse a module that holds tensors of a class of somebody's own.
+
+    Raises:
+        UsageError: names the tensor.
+    """
+    import torch
+
+    for part in module.modules():
+        held = [*vars(part).items(), *part._parameters.items(), *part._buffers.items()]
+        for name, value in held:
+            if isinstance(value, torch.Tensor) and not is_plain(value):
+                raise UsageError(
+                    f"{what} holds {name!r}, a {type(value).__name__}, which runs code on every tensor it meets: make"
+                    " it a torch.Tensor or a torch.nn.Parameter, as by value.detach().as_subclass(torch.Tensor)"
+                )
 
 
 def _name_of(module: torch.nn.Module) -> str | None:

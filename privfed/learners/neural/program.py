@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfed.errors import DataError, UsageError, checked_integer
-from privfed.learners.neural.losses import LossLike, refuse_misfit, require_torch, row_loss
+from privfed.learners.neural.losses import LossLike, check_plain, refuse_misfit, require_torch, row_loss
 from privfed.query import FloatArray
 
 if TYPE_CHECKING:
@@ -387,5 +387,6 @@ def _check_model(model: object) -> None:
             raise UsageError(f"parameter {name!r} has no values yet: run one batch through the model first")
         if not value.is_floating_point():
             raise UsageError(f"parameter {name!r} is {value.dtype}, expected real floating-point numbers")
+    check_plain(model, "the model")
     if not any(value.requires_grad for value in parameters.values()):
         raise UsageError("the model has nothing to train: no parameter requires a gradient")

@@ -99,7 +99,12 @@ def losses_are_record_wise(program: TorchProgram) -> bool:
 
 def _is_plain(layer: torch.nn.Module) -> bool:
     """Return whether a layer does what its class says, no more."""
-    return "forward" not in vars(layer) and not any(vars(layer).get(hooks) for hooks in HOOKS)
+    import torch
+
+    own = vars(layer)
+    return not any(own.get(hooks) for hooks in HOOKS) and not any(
+        name == "forward" or isinstance(value, torch.Tensor) for name, value in own.items()
+    )
 
 
 def _listed(node: torch.fx.Node, whole: torch.nn.Module) -> Step | None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from privfed.errors import UsageError
+from privfed.learners.neural.losses import is_plain
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,26 @@ __all__ = ["UntraceableError", "record_graph", "vmapped", "with_model"]
 
 REFUSED: Final = "the model or its loss cannot be held to one record at a time: "
 WHATEVER: Final = (Exception,)  # what code of somebody's own raises over zeros, or torch over what it cannot note
+# New memory without values, by the operator that fills it with zeros; others that see what they were not given.
+ZEROED: Final = {
+    "aten::empty.memory_format": "zeros.default",
+    "aten::empty_like": "zeros_like.default",
+    "aten::new_empty": "new_zeros.default",
+}
+BEYOND: Final = frozenset(
+    (
+        *(
+            "empty",
+            "empty_like",
+            "new_empty",
+            "empty_strided",
+            "new_empty_strided",
+            "empty_permuted",
+        ),  # other overloads
+        *("resize", "resize_", "resize_as", "resize_as_", "_resize_output", "_resize_output_", "set", "set_"),
+        *("_unsafe_index", "_unsafe_index_put", "_unsafe_masked_index", "_unsafe_masked_index_put_accumulate"),
+    )
+)
 BY_VALUE: Final = "_local_scalar_dense"  # the operation behind float(tensor), bool(tensor) and .item()
 
 
@@ -58,7 +79,7 @@ def record_graph(make: Callable[[], Callable[..., Any]], *examples: Any) -> torc
         problem = _problem(graph)
         if problem:
             raise UntraceableError(REFUSED + problem)
-        return _loosened(graph)
+        return _enclosed(graph)
     raise UntraceableError(REFUSED + _explained(trouble)) from trouble
 
 
@@ -104,10 +125,14 @@ def _problem(graph: torch.fx.GraphModule) -> str:
     import torch
 
     for node in graph.graph.nodes:
+        if node.op == "get_attr" and not is_plain(getattr(graph, str(node.target), None)):
+            return f"{node.target} is a tensor with code of its own. Use torch.Tensor itself"
         if node.op in ("placeholder", "output", "get_attr") or node.target is operator.getitem:
             continue
         if not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace not in ("aten", "prim"):
             return f"{node.target} is no operator of torch's own. Write it with those that torch has"
+        if _name(node.target) not in ZEROED and _plain(node).removeprefix("aten::") in BEYOND:
+            return f"{_plain(node)} reads memory that nobody wrote. Use torch.zeros and ordinary indexing"
         if torch.Tag.nondeterministic_seeded in node.target.tags:
             return f"{_plain(node)} draws random numbers. Take random layers out"
         for place, argument in enumerate(node.target._schema.arguments):
@@ -135,16 +160,38 @@ def _outlives(found: Any) -> bool:
     return True
 
 
-def _loosened(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """Return the graph with views that copy where a block lies otherwise in memory than one record did."""
+def _enclosed(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Return the graph so that a call reaches no memory but its own.
+
+    What comes in, and what stays from call to call, is copied first: a write that no schema tells of goes to the copy,
+    and strides beyond a record end with it. New memory begins with zeros, not with what another record left there.
+    Views copy where a block lies otherwise in memory than one record did.
+    """
     import torch
 
-    for node in graph.graph.nodes:
-        if node.op == "call_function" and node.target is torch.ops.aten.view.default:
-            node.target = torch.ops.aten.reshape.default
+    aten = torch.ops.aten
+    for node in list(graph.graph.nodes):
+        if node.op in ("placeholder", "get_attr"):
+            readers = list(node.users)
+            with graph.graph.inserting_after(node):
+                copied = graph.graph.call_function(aten.clone.default, (node,))
+            for reader in readers:
+                reader.replace_input_with(node, copied)
+        elif node.op == "call_function" and node.target is aten.view.default:
+            node.target = aten.reshape.default
+        elif node.op == "call_function" and _name(node.target) in ZEROED:
+            packet, overload = ZEROED[_name(node.target)].split(".")
+            node.target = getattr(getattr(aten, packet), overload)
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "memory_format"}
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def _name(operator_: Any) -> str:
+    """Return an operator's name with its overload, as in `aten::empty.memory_format`."""
+    schema = getattr(operator_, "_schema", None)
+    return "" if schema is None else schema.name + (f".{schema.overload_name}" if schema.overload_name else "")
 
 
 def _plain(node: torch.fx.Node) -> str:
