@@ -53,9 +53,17 @@ def test_a_component_that_may_be_noise_is_left_out_and_offered_apart(kind):
 
 
 def test_the_heaviest_components_wanted_are_never_phantoms():
-    heard, heavy = overcomplete._sources(stage_of([50, 90, 70, 60, 80, 55], 40.0), 4)
+    heard, heavy = overcomplete._sources(stage_of([400, 44, 43, 42, 41, 40], 15.0), 4)
     assert heard.n_components == 4
     assert heavy.n_components == 6
+
+
+def test_a_start_of_few_rows_keeps_what_it_can_hardly_hear():
+    """Of 3.4 standard deviations in an average component, those of 2.5 are components; those of 1.2 may be noise."""
+    (alone,) = overcomplete._sources(stage_of([100, 180, 140, 120, 160, 110], 40.0), 2)
+    assert alone.n_components == 6
+    heard, heavy = overcomplete._sources(stage_of([50, 180, 140, 120, 160, 160], 40.0), 2)
+    assert (heard.n_components, heavy.n_components) == (5, 6)
 
 
 def test_components_of_two_starts_stand_side_by_side():

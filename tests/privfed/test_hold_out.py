@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -248,3 +249,15 @@ def test_what_the_inner_query_refuses_is_refused_through_a_view(of) -> None:
         view(protected).release(Picky(), share=0.5)
     with pytest.raises(DataError, match="beyond"):
         view(LocalFederation([good, large], budget=Budget(1.0, 1e-5))).release(Picky(), share=0.5)
+
+
+def test_a_budget_keeps_what_a_row_is_to_a_query_at_home_where_warnings_are_errors(caplog) -> None:
+    """A warning that stopped the round would tell the coordinator, who chose the query, and give the charge back."""
+    good, small = np.full((9, 3), 0.3), np.full((9, 3), -0.3)
+    federation = LocalFederation([good, small], budget=Budget(1.0, 1e-5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        federation.release(Picky(), share=0.5)
+    assert "client-01" in caplog.text
+    assert "count for nothing" in caplog.text
+    assert federation.remaining_share == pytest.approx(0.5)

@@ -310,6 +310,8 @@ def at_home(how: str, silos: LocalFederation) -> nn.Module:
         return copy.deepcopy(own)
     if how == "inside another":
         return nn.Sequential(own, nn.Identity())
+    if how == "a part":
+        return nn.Sequential(*list(own.children()))
     if how == "new head":
         return with_new_head(own, 2)
     if how in ("all", "adapters"):  # trained on under the federation's budget, from a start that no budget covers
@@ -329,7 +331,8 @@ def rows_of(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.filterwarnings("ignore:noise will drown")
 @pytest.mark.parametrize(
-    "how", ["personalised", "copied", "inside another", "new head", "all", "adapters", "personal parameters"]
+    "how",
+    ["personalised", "copied", "inside another", "a part", "new head", "all", "adapters", "personal parameters"],
 )
 def test_no_card_claims_a_federations_budget_for_rows_that_it_never_covered(tmp_path: Path, how: str) -> None:
     silos = LocalFederation([rows_of(seed) for seed in range(3)], budget=Budget(4.0, 1e-5, unit="client"))

@@ -163,7 +163,7 @@ class PerSample:
             first, last = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
             for start in range(first, last, self.block):
                 part = slice(start, min(start + self.block, last))
-                inputs = self._inputs(program, rows[part]) if kept is None else kept[part].clone()  # aligned
+                inputs = self._inputs(program, rows[part]) if kept is None else kept[part]
                 total += self._block_sum(inputs, rows[part], clip)
             return {"gradient": total}
 
