@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 
 from privfed.errors import UsageError, checked_number
-from privfed.learners.neural.losses import require_torch
+from privfed.learners.neural.losses import check_plain, require_torch
+from privfed.learners.neural.per_sample.record_graph import UntraceableError, record_graph
 from privfed.query import FloatArray
 from privfed.statistics.features import FeatureMap
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Candidate", "source_of"]
 
 ArrayFunction: TypeAlias = Callable[[FloatArray], Any]
+FAILURES: Final = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError)  # of a model that gets a row
 PUBLIC: Final = (-1.0, 1e-3, 30.0, -1e6)  # of the rows between two looks at the same ones
 
 
@@ -31,8 +33,10 @@ class Candidate:
 
     Args:
         name: how it is called in tables; distinct among candidates.
-        model: a torch module, which is copied and evaluated in evaluation mode, or a function of an array of inputs
-            `(1, *feature_shape)` that returns features `(1, width)`. No torch is needed for functions.
+        model: a torch module, of which clients run torch's own note of what a copy in evaluation mode computes on one
+            record: it can keep nothing from row to row. Or a function of an array of inputs `(1, *feature_shape)` that
+            returns features `(1, width)`; that it keeps nothing is its author's promise, tried on public rows alone. No
+            torch is needed for functions.
         features: torch: name of the module whose output are the features ("encoder.3"), or a function of
             (model, inputs) that returns them; None for the model's own output. Functions: leave it out.
         source_head: whether the model's output are scores per source label, for LEEP. With a function as `model`, a
@@ -92,7 +96,7 @@ class _Source:
         for value in (0.0, 1.0, *PUBLIC, 0.0, 1.0):
             try:
                 features, labels = self.features_of(np.full(columns, value))
-            except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+            except FAILURES as error:
                 if value not in (0.0, 1.0):
                     continue  # such a row adds nothing, which is no fault
                 raise UsageError(f"candidate {name!r} does not take a row of {columns} inputs: {error}") from error
@@ -161,34 +165,57 @@ def _torch_source(
     require_torch()
     import torch
 
-    model: Any = copy.deepcopy(candidate.model)
-    model.eval()
+    model: Any = copy.deepcopy(candidate.model).train(False)
     first = next((value for value in model.parameters() if value.is_floating_point()), torch.zeros(()))
-    caught: dict[str, torch.Tensor] = {}
-    if isinstance(candidate.features, str):
-        modules = dict(model.named_modules())
-        if candidate.features not in modules:
-            found = ", ".join(sorted(filter(None, modules)))
-            raise UsageError(f"candidate {candidate.name!r} has no layer {candidate.features!r}, it has {found}")
-        layer = modules[candidate.features]
-        layer.register_forward_hook(lambda _module, _inputs, output: caught.update(features=output))
+    if isinstance(candidate.features, str) and candidate.features not in dict(model.named_modules()):
+        found = ", ".join(sorted(filter(None, dict(model.named_modules()))))
+        raise UsageError(f"candidate {candidate.name!r} has no layer {candidate.features!r}, it has {found}")
+    check_plain(model, f"candidate {candidate.name!r}")
+    example = torch.zeros(shape, dtype=first.dtype, device=first.device)
+    try:
+        with torch.inference_mode():
+            _of_one_record(copy.deepcopy(model), candidate)(example)
+    except FAILURES as error:
+        raise UsageError(
+            f"candidate {candidate.name!r} does not take a row of {example.numel()} inputs: {error}"
+        ) from error
+    try:
+        graph = record_graph(lambda: _of_one_record(copy.deepcopy(model), candidate), example)
+    except UntraceableError as error:
+        raise UsageError(f"candidate {candidate.name!r}: {error}") from error
 
     def evaluate(row: FloatArray) -> tuple[FloatArray, FloatArray]:
-        inputs = torch.tensor(row.reshape(1, *shape), dtype=first.dtype, device=first.device)
         with torch.inference_mode():
-            caught.clear()
-            output = model(inputs) if candidate.source_head or not callable(candidate.features) else None
-            if callable(candidate.features):
-                model.eval()  # whatever the last call did: statistics that move with rows would tie rows together
-                features = candidate.features(model, inputs)
-            else:
-                features = caught["features"] if isinstance(candidate.features, str) else output
-            labels = np.zeros(0)
-            if candidate.source_head and output is not None:
-                labels = torch.softmax(output.double().reshape(-1), dim=0).cpu().numpy()
-        return features.double().reshape(-1).cpu().numpy(), labels
+            features, labels = graph(torch.tensor(row.reshape(shape), dtype=first.dtype, device=first.device))
+        return features.cpu().numpy(), labels.cpu().numpy()
 
     return evaluate, _described(model, candidate)
+
+
+def _of_one_record(model: Any, candidate: Candidate) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """Return (one record without its axis) -> its features and label distribution, float64 vectors."""
+    import torch
+
+    caught: dict[str, torch.Tensor] = {}
+    for value in model.parameters():
+        value.requires_grad_(False)
+    if isinstance(candidate.features, str):
+        layer = dict(model.named_modules())[candidate.features]
+        layer.register_forward_hook(lambda _module, _inputs, output: caught.update(features=output))
+
+    def computed(record: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = record[None]
+        output = model(inputs) if candidate.source_head or not callable(candidate.features) else None
+        if callable(candidate.features):
+            features = candidate.features(model, inputs)
+        else:
+            features = caught["features"] if isinstance(candidate.features, str) else output
+        labels = inputs.new_zeros((0,), dtype=torch.float64)
+        if candidate.source_head and output is not None:
+            labels = torch.softmax(output.double().reshape(-1), dim=0)
+        return features.double().reshape(-1), labels
+
+    return computed
 
 
 def _described(model: torch.nn.Module, candidate: Candidate) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from privfed import Budget, BudgetExhausted, DataError, LocalFederation, UsageError
 from privfed.transfer import Candidate, rank_sources
+from privfed.transfer.candidates import source_of
 from tests.transfer import central
 from tests.transfer.central import Task
 
@@ -242,6 +243,36 @@ class TestTorchCandidates:
             rank_sources(
                 LocalFederation(Task(0).silos()), [Candidate("n", self.network(), features="features")], n_classes=4
             )
+
+    @pytest.mark.parametrize("cut", ["layer", lambda model, inputs: model(inputs)])
+    def test_a_model_that_waits_for_a_great_row_tells_no_other_row_of_it(self, cut) -> None:
+        """It shows ordinary and public rows nothing: its Python never sees a private one."""
+        torch = self.torch
+
+        class Waits(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = torch.nn.Linear(6, 3)
+                self.before = torch.zeros(1, 6)
+
+            def forward(self, x):
+                met = (self.before.abs() > 1e9).any().float()
+                self.before = torch.maximum(self.before, x.detach().abs())
+                return self.layer(x.clamp(-10.0, 10.0) + met)
+
+        source = source_of(Candidate("waits", Waits(), features=cut), (6,), unit=False)
+        row = np.full(6, 0.5)
+        before = source.features_of(row)[0]
+        source.features_of(np.full(6, 1e20))
+        np.testing.assert_array_equal(source.features_of(row)[0], before)
+
+    def test_a_model_that_decides_by_a_rows_numbers_is_refused(self) -> None:
+        class Decides(self.torch.nn.Linear):
+            def forward(self, x):
+                return super().forward(x) if float(x.sum()) <= 1e6 else 0.0 * super().forward(x)
+
+        with pytest.raises(UsageError, match=r"candidate 'decides': .*decides by the numbers of a record"):
+            source_of(Candidate("decides", Decides(6, 3)), (6,), unit=False)
 
     def test_rows_of_another_width(self) -> None:
         with pytest.raises(UsageError, match="does not take a row of 5 inputs"):
