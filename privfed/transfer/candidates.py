@@ -165,7 +165,8 @@ def _torch_source(
     require_torch()
     import torch
 
-    model: Any = copy.deepcopy(candidate.model).train(False)
+    model: Any = copy.deepcopy(candidate.model)
+    model.train(False)
     first = next((value for value in model.parameters() if value.is_floating_point()), torch.zeros(()))
     if isinstance(candidate.features, str) and candidate.features not in dict(model.named_modules()):
         found = ", ".join(sorted(filter(None, dict(model.named_modules()))))
