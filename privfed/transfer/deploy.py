@@ -238,7 +238,7 @@ def _traced(model: torch.nn.Module, feature_shape: tuple[int, ...]) -> bytes:
     import torch
 
     module: Any = copy.deepcopy(model).cpu()
-    module.eval()
+    module.train(False)
     first = next(iter(module.parameters()))
     example = torch.zeros((3, *feature_shape), dtype=first.dtype)  # not 1: torch would take that for fixed
     buffer = io.BytesIO()
@@ -341,4 +341,4 @@ def _filled(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torc
             " the module that the card's architecture shows"
         )
     filled.load_state_dict(dict(tensors), strict=True)
-    return filled.eval()
+    return filled.train(False)

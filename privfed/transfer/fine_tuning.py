@@ -176,7 +176,7 @@ class FineTuning(FittedNetwork):
         for cycle in range(plan.cycles):
             source = tuned
             tuned = run.tune(source, cycle)
-        self.model_, self.source_model_ = tuned, copy.deepcopy(source).eval()
+        self.model_, self.source_model_ = tuned, copy.deepcopy(source).train(False)
         self.learners_, self.history_, self.releases_ = list(run.learners), run.history, run.releases
         self.scratch_model_ = None
         if "scratch" in plan.references:
@@ -221,7 +221,7 @@ class FineTuning(FittedNetwork):
                     found += 1
         if not found:
             raise UsageError("this memory holds no parameters of the model: fit with personal=, and memories= at home")
-        return mark_home_rows(model.eval(), "holds parameters that one client trained and kept for itself")
+        return mark_home_rows(model.train(False), "holds parameters that one client trained and kept for itself")
 
     def _compare(self, plan: Plan, rows: Federation) -> None:
         """Hold the tuned model against the references, on rows that training did not see where there are such."""

@@ -89,7 +89,7 @@ class Run:
             self.releases += getattr(learner, "releases_", [])
             self._records = getattr(learner, "expected_records_", None)
             model = learner.model_
-        return (merge_adapters(model) if adapters else model.requires_grad_(True)).eval()
+        return (merge_adapters(model) if adapters else model.requires_grad_(True)).train(False)
 
     def _check_personal(self, adapted: set[str]) -> None:
         """Refuse personal adapters: they would be gone once the shared ones are folded in."""

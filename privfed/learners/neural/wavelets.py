@@ -126,7 +126,7 @@ def scattering(
             low: torch.Tensor = getattr(self, f"rows_{j}") @ images @ getattr(self, f"columns_{j}")
             return low
 
-    return Scattering().eval()
+    return Scattering().train(False)
 
 
 def _folded(spectrum: torch.Tensor, factor: int, *, mean: bool = True) -> torch.Tensor:
