@@ -99,4 +99,6 @@ def personalise(
     if not np.isfinite(trained.delta).all():
         raise UsageError(f"training came to NaN or infinity: lower learning_rate, now {learning_rate:g}")
     personal = program.to_model(program.parameters())
-    return mark_home_rows(personal.requires_grad_(True).train(False), "was tuned on a client's own rows by personalise()")
+    return mark_home_rows(
+        personal.requires_grad_(True).train(False), "was tuned on a client's own rows by personalise()"
+    )
