@@ -318,7 +318,7 @@ class FederationBase(ABC):
             # Surplus of a drawn client makes the sum's noise larger, which a long vector shows, and so that it was
             # drawn; what the sample hides was counted on.
             raise FederationError(
-                f"{kept} drawn client(s) were lost before they gave back surplus noise, and a sum that carries it would"
+                "drawn clients were lost before they gave back surplus noise, and a sum that carries it would"
                 " tell that they were drawn: nothing is released, the charge stays. Ask again, or draw nobody in secret"
                 " (Sampling.none() or Sampling.round_robin)",
                 charged=True,

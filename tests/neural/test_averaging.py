@@ -269,7 +269,7 @@ def test_dropout_layers_draw_from_the_run_and_leave_torchs_generator_alone() -> 
 def test_the_users_model_stays_and_the_trained_one_is_a_torch_module() -> None:
     model = make_model().float()
     before = reference.flat(model)
-    model.eval()
+    model.train(False)
     learner = fit(make_clients(), model, dtype="float32", **HOW)
     np.testing.assert_array_equal(reference.flat(model), before)
     assert not model.training

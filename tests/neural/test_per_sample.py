@@ -61,7 +61,7 @@ def some_rows(n: int, seed: int = 0) -> np.ndarray:
 def by_hand(program: TorchProgram, rows: np.ndarray, clip: float) -> np.ndarray:
     """Each record's gradient by a backward pass of its own, clipped in numpy."""
     program.load(program.parameters())
-    program.model.eval()
+    program.model.train(False)
     total = np.zeros(program.n_parameters)
     for row in rows:
         program.model.zero_grad()

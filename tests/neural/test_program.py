@@ -262,7 +262,7 @@ def test_a_loss_that_does_not_fit_is_refused_before_anybody_is_asked(outputs, lo
     [
         ("cross_entropy", torch.nn.CrossEntropyLoss()),
         ("binary_cross_entropy", torch.nn.BCEWithLogitsLoss(reduction="sum")),
-        ("mse", torch.nn.MSELoss().eval()),
+        ("mse", torch.nn.MSELoss().train(False)),
     ],
 )
 def test_modules_that_are_built_in_losses_go_by_their_name(name, module) -> None:

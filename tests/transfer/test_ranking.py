@@ -212,7 +212,7 @@ class TestTorchCandidates:
         found = rank_sources(LocalFederation(task.silos()), [source], n_classes=4).scores[0]
         with self.torch.no_grad():
             inputs = self.torch.tensor(task.X, dtype=self.torch.float32)
-            model.eval()
+            model.train(False)
             outputs = model(inputs)
             theta = self.torch.softmax(outputs.double(), dim=1).numpy()
             F = (outputs if cut is None else model[0](inputs)).double().numpy()

@@ -43,7 +43,7 @@ class TrainingState:
         history: one row per round, earlier runs' rows first where a run goes on.
         releases: of this run only; they are not kept from one run to the next.
         model: the program itself; its parameters may be anything, `network()` has those of the state.
-        federation: whose clients train; ask it for evaluations. It is left out where a state is copied or pickled.
+        federation: whose clients train; ask it for evaluations. It is left out where a state is copied.
     """
 
     learner: str
